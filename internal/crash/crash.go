@@ -1,0 +1,28 @@
+// Package crash marks the places in the life of an event at which tests kill the
+// process. In ordinary builds At does nothing and costs nothing; built with
+// the tag "crashtest" it ends the process with SIGKILL, as a power cut would,
+// when it has been asked to through the environment.
+package crash
+
+// Step names a place to die at, after the table "the life of an event" in
+// docs/architecture.md.
+type Step string
+
+// The steps of an event's life, in their order. The process dies right after
+// what the name says.
+const (
+	JobClaimed      Step = "1-job-claimed"
+	EndDecided      Step = "2-end-decided"
+	EndCommitted    Step = "3-end-committed"
+	HintPublished   Step = "4-hint-published"
+	DeliveryClaimed Step = "5-delivery-claimed"
+	RequestSent     Step = "6-request-sent"
+	OutcomeJudged   Step = "7-outcome-judged"
+	AttemptRecorded Step = "8-attempt-recorded"
+)
+
+// Steps lists all steps.
+func Steps() []Step {
+	return []Step{JobClaimed, EndDecided, EndCommitted, HintPublished,
+		DeliveryClaimed, RequestSent, OutcomeJudged, AttemptRecorded}
+}

@@ -1,0 +1,235 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"ringback.dev"
+	"ringback.dev/internal/store"
+)
+
+// CreateJob implements store.Jobs.
+func (s *Store) CreateJob(ctx context.Context, j *ringback.Job, lease *ringback.Lease) error {
+	due, token, node, runs := j.Created, int64(0), any(nil), 0
+	if lease != nil {
+		due, token, node, runs = lease.Until, lease.Token, lease.Node, 1
+	}
+	err := s.writer.submit(ctx, func(t *tx) error {
+		if err := t.exec(`INSERT INTO jobs (id, project, kind, state, model, spec, created, updated)
+			VALUES (?, ?, ?, 'pending', ?, ?, ?, ?)`,
+			string(j.ID), string(j.Project), string(j.Kind), j.Model, []byte(j.Spec), micros(j.Created), micros(j.Created)); err != nil {
+			return err
+		}
+		return t.exec(`INSERT INTO job_queue (id, due, lease, node, runs, started) VALUES (?, ?, ?, ?, ?, ?)`,
+			string(j.ID), micros(due), token, node, runs, micros(j.Started))
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("create job %s: %w", j.ID, err)
+	}
+	return nil
+}
+
+const jobColumns = `j.id, j.project, j.kind, j.state, j.model, j.spec, j.output, j.failure_code, j.failure_message,
+	coalesce(q.runs, j.runs), j.created, coalesce(q.started, j.started), j.updated, j.ended, q.node`
+
+func scanJob(r scanner) (*ringback.Job, error) {
+	var (
+		j                                ringback.Job
+		spec, output                     []byte
+		code, message, node              sql.NullString
+		created, started, updated, ended sql.NullInt64
+	)
+	err := r.Scan(&j.ID, &j.Project, &j.Kind, &j.State, &j.Model, &spec, &output, &code, &message,
+		&j.Runs, &created, &started, &updated, &ended, &node)
+	if err != nil {
+		return nil, err
+	}
+	j.Spec, j.Output = spec, output
+	if code.Valid {
+		j.Failure = &ringback.Failure{Code: code.String, Message: message.String}
+	}
+	if j.State == ringback.Pending && node.Valid {
+		j.State = ringback.Running
+	}
+	j.Created, j.Started, j.Updated, j.Ended = instant(created), instant(started), instant(updated), instant(ended)
+	return &j, nil
+}
+
+// Job implements store.Jobs.
+func (s *Store) Job(ctx context.Context, project, id ringback.ID) (*ringback.Job, error) {
+	j, err := scanJob(s.read.QueryRowContext(ctx, `SELECT `+jobColumns+`
+		FROM jobs j LEFT JOIN job_queue q ON q.id = j.id WHERE j.id = ? AND j.project = ?`, string(id), string(project)))
+	if err != nil {
+		return nil, fmt.Errorf("job %s: %w", id, translate(err))
+	}
+	return j, nil
+}
+
+// ClaimJobs implements store.Jobs.
+func (s *Store) ClaimJobs(ctx context.Context, node string, now, until time.Time, limit int) ([]store.ClaimedJob, error) {
+	var some int
+	err := s.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM job_queue WHERE due <= ?)`, micros(now)).Scan(&some)
+	if err != nil {
+		return nil, fmt.Errorf("look for due jobs: %w", translate(err))
+	}
+	if some == 0 {
+		return nil, nil
+	}
+	var claimed []store.ClaimedJob
+	err = s.writer.submit(ctx, func(t *tx) error {
+		claimed = nil
+		rows, err := t.query(`SELECT `+jobColumns+`, q.lease FROM job_queue q JOIN jobs j ON j.id = q.id
+			WHERE q.due <= ? ORDER BY q.due LIMIT ?`, micros(now), limit)
+		if err != nil {
+			return err
+		}
+		claimed, err = collect(rows, "claim jobs", func(r scanner) (c store.ClaimedJob, err error) {
+			c.Lease = ringback.Lease{Node: node, Until: until}
+			c.Job, err = scanJob(alsoScan{r, []any{&c.Lease.Token}})
+			return c, err
+		})
+		if err != nil {
+			return err
+		}
+		for i := range claimed {
+			c := &claimed[i]
+			c.Lease.Token++
+			c.Runs++
+			c.State = ringback.Running
+			if c.Started.IsZero() {
+				c.Started = now
+			}
+			if err := t.exec(`UPDATE job_queue SET due = ?, lease = ?, node = ?, runs = ?, started = ? WHERE id = ?`,
+				micros(until), c.Lease.Token, node, c.Runs, micros(c.Started), string(c.ID)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("claim jobs: %w", err)
+	}
+	return claimed, nil
+}
+
+// alsoScan scans further columns after those that its user asks for.
+type alsoScan struct {
+	scanner
+	more []any
+}
+
+func (a alsoScan) Scan(dest ...any) error { return a.scanner.Scan(append(dest, a.more...)...) }
+
+// RenewJobs implements store.Jobs.
+func (s *Store) RenewJobs(ctx context.Context, held []store.Held, until time.Time) ([]ringback.ID, error) {
+	var lost []ringback.ID
+	err := s.writer.submit(ctx, func(t *tx) error {
+		lost = nil
+		for _, h := range held {
+			n, err := t.change(`UPDATE job_queue SET due = ? WHERE id = ? AND lease = ? AND node IS NOT NULL`,
+				micros(until), string(h.ID), h.Token)
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				lost = append(lost, h.ID)
+			}
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("renew jobs: %w", err)
+	}
+	return lost, nil
+}
+
+// ReleaseJobs implements store.Jobs.
+func (s *Store) ReleaseJobs(ctx context.Context, held []store.Held, due time.Time, uncount bool) error {
+	less := 0
+	if uncount {
+		less = 1
+	}
+	err := s.writer.submit(ctx, func(t *tx) error {
+		for _, h := range held {
+			if err := t.exec(`UPDATE job_queue SET due = ?, node = NULL, runs = runs - ? WHERE id = ? AND lease = ? AND node IS NOT NULL`,
+				micros(due), less, string(h.ID), h.Token); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("release jobs: %w", err)
+	}
+	return nil
+}
+
+// EndJob implements store.Jobs.
+func (s *Store) EndJob(ctx context.Context, id ringback.ID, lease *ringback.Lease, end *store.End) error {
+	var code, message any
+	if end.Failure != nil {
+		code, message = end.Failure.Code, end.Failure.Message
+	}
+	if !end.State.Final() {
+		return &ringback.Error{Code: ringback.InvalidArgument, Message: fmt.Sprintf("%q does not end a job", end.State)}
+	}
+	token := any(nil)
+	if lease != nil {
+		token = lease.Token
+	}
+	err := s.writer.submit(ctx, func(t *tx) error {
+		n, err := t.change(`UPDATE jobs SET state = ?2, output = ?3, failure_code = ?4, failure_message = ?5,
+				ended = ?6, updated = ?6, runs = q.runs, started = q.started
+			FROM job_queue q WHERE jobs.id = ?1 AND q.id = ?1 AND (?7 IS NULL OR (q.lease = ?7 AND q.node IS NOT NULL))`,
+			string(id), string(end.State), end.Output, code, message, micros(end.At), token)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return whyNotEnded(t, id)
+		}
+		if err := t.exec(`DELETE FROM job_queue WHERE id = ?`, string(id)); err != nil {
+			return err
+		}
+		if end.Happening == nil {
+			return nil
+		}
+		return insertHappening(t, end.Happening)
+	}, func() { s.noteDue(end.Happening) })
+	if err != nil {
+		return fmt.Errorf("end job %s: %w", id, err)
+	}
+	return nil
+}
+
+// whyNotEnded tells apart the reasons for which no row was changed.
+func whyNotEnded(t *tx, id ringback.ID) error {
+	var state string
+	if err := translate(t.row(`SELECT state FROM jobs WHERE id = ?`, string(id)).Scan(&state)); err != nil {
+		return err
+	}
+	if ringback.State(state).Final() {
+		return &ringback.Error{Code: ringback.FailedPrecondition, Message: fmt.Sprintf("the job has ended already: %s", state)}
+	}
+	return ringback.Stale
+}
+
+// DeleteJob implements store.Jobs.
+func (s *Store) DeleteJob(ctx context.Context, project, id ringback.ID) error {
+	err := s.writer.submit(ctx, func(t *tx) error {
+		n, err := t.change(`DELETE FROM jobs WHERE id = ? AND project = ?`, string(id), string(project))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return ringback.NotFound
+		}
+		return t.exec(`DELETE FROM job_queue WHERE id = ?`, string(id))
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("delete job %s: %w", id, err)
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"sync"
+	"time"
+
+	"ringback.dev"
+)
+
+// memory is what the process knows of the database without asking it. It is
+// loaded at the start and changed only by the writer, after the commit.
+type memory struct {
+	mu        sync.RWMutex
+	keys      map[string]ringback.APIKey // By hash.
+	endpoints map[ringback.ID]*ringback.Endpoint
+	// projects holds each project's endpoints, oldest first. A slice is replaced,
+	// never changed.
+	projects map[ringback.ID][]*ringback.Endpoint
+	// due holds, for each target with pending deliveries, a time not later than
+	// the earliest due one.
+	due map[string]time.Time
+}
+
+func (m *memory) load(ctx context.Context, db *sql.DB) error {
+	m.keys = make(map[string]ringback.APIKey)
+	m.endpoints = make(map[ringback.ID]*ringback.Endpoint)
+	m.projects = make(map[ringback.ID][]*ringback.Endpoint)
+	m.due = make(map[string]time.Time)
+	if err := m.loadKeys(ctx, db); err != nil {
+		return err
+	}
+	if err := m.loadEndpoints(ctx, db); err != nil {
+		return err
+	}
+	return m.loadDue(ctx, db)
+}
+
+func (m *memory) loadKeys(ctx context.Context, db *sql.DB) error {
+	rows, err := db.QueryContext(ctx, `SELECT id, project, name, prefix, hash, created FROM api_keys`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var k ringback.APIKey
+		var created sql.NullInt64
+		if err := rows.Scan(&k.ID, &k.Project, &k.Name, &k.Prefix, &k.Hash, &created); err != nil {
+			return err
+		}
+		k.Created = instant(created)
+		m.keys[string(k.Hash)] = k
+	}
+	return rows.Err()
+}
+
+func (m *memory) loadEndpoints(ctx context.Context, db *sql.DB) error {
+	rows, err := db.QueryContext(ctx, `SELECT `+endpointColumns+` FROM endpoints ORDER BY created, id`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		e, err := scanEndpoint(rows)
+		if err != nil {
+			return err
+		}
+		m.endpoints[e.ID] = e
+		m.projects[e.Project] = append(m.projects[e.Project], e)
+	}
+	return rows.Err()
+}
+
+// loadDue walks the index from target to target; it never reads the million
+// rows that may wait for one.
+func (m *memory) loadDue(ctx context.Context, db *sql.DB) error {
+	rows, err := db.QueryContext(ctx, `
+		WITH RECURSIVE t (target) AS (
+		  SELECT min(target) FROM deliveries WHERE state = 'pending'
+		  UNION ALL
+		  SELECT (SELECT min(target) FROM deliveries WHERE state = 'pending' AND target > t.target)
+		  FROM t WHERE t.target IS NOT NULL
+		)
+		SELECT target, (SELECT min(due) FROM deliveries d WHERE d.state = 'pending' AND d.target = t.target)
+		FROM t WHERE target IS NOT NULL`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var target string
+		var due sql.NullInt64
+		if err := rows.Scan(&target, &due); err != nil {
+			return err
+		}
+		m.due[target] = instant(due)
+	}
+	return rows.Err()
+}
+
+// setEndpoint adds or replaces an endpoint.
+func (m *memory) setEndpoint(e *ringback.Endpoint) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.endpoints[e.ID] = e
+	list := slices.Clone(m.projects[e.Project])
+	if i := slices.IndexFunc(list, func(x *ringback.Endpoint) bool { return x.ID == e.ID }); i >= 0 {
+		list[i] = e
+	} else {
+		list = append(list, e)
+	}
+	m.projects[e.Project] = list
+}
+
+func (m *memory) removeEndpoint(project, id ringback.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.endpoints, id)
+	m.projects[project] = slices.DeleteFunc(slices.Clone(m.projects[project]),
+		func(x *ringback.Endpoint) bool { return x.ID == id })
+}
+
+func (m *memory) endpoint(id ringback.ID) *ringback.Endpoint {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.endpoints[id]
+}
+
+// sooner notes that a target has a delivery due at due.
+func (m *memory) sooner(target string, due time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known, ok := m.due[target]; !ok || due.Before(known) {
+		m.due[target] = due
+	}
+}
+
+// setDue replaces what is known of a target; the zero time means that nothing
+// waits for it.
+func (m *memory) setDue(target string, due time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if due.IsZero() {
+		delete(m.due, target)
+	} else {
+		m.due[target] = due
+	}
+}
+
+// dueTargets lists the targets that may have a delivery due at now and are not
+// paused, those due longest first.
+func (m *memory) dueTargets(now time.Time) []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var targets []string
+	for target, due := range m.due {
+		if !due.After(now) && !m.paused(target) {
+			targets = append(targets, target)
+		}
+	}
+	slices.SortFunc(targets, func(a, b string) int { return m.due[a].Compare(m.due[b]) })
+	return targets
+}
+
+// nextDue is the earliest due time of a target that is not paused.
+func (m *memory) nextDue() time.Time {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var next time.Time
+	for target, due := range m.due {
+		if (next.IsZero() || due.Before(next)) && !m.paused(target) {
+			next = due
+		}
+	}
+	return next
+}
+
+// paused reports whether a target's endpoint exists and is not enabled. The
+// target of an endpoint is its id. Called with mu held.
+func (m *memory) paused(target string) bool {
+	e := m.endpoints[ringback.ID(target)]
+	return e != nil && e.State != ringback.Enabled
+}

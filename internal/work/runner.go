@@ -1,0 +1,413 @@
+// Package work runs jobs: it claims them from the store, runs each by its kind
+// on a back-end, and records its end. One file per kind says what a job of that
+// kind does; this file knows none of it.
+package work
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"ringback.dev"
+	"ringback.dev/internal/backend"
+	"ringback.dev/internal/crash"
+	"ringback.dev/internal/emit"
+	"ringback.dev/internal/store"
+)
+
+// Config is what a Runner needs. Store, Emit, Backend, Node and Log must be set.
+type Config struct {
+	Store   store.Store
+	Emit    *emit.Emitter
+	Backend backend.Backend
+	// Node names this process in leases.
+	Node string
+	// MaxRunning bounds the background jobs that run at once; zero means 256.
+	MaxRunning int
+	// Lease is how long a job stays claimed after its worker died; it is renewed
+	// three times in that time. Zero means 30 s.
+	Lease time.Duration
+	Log   *slog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+const (
+	// poll is how often the store is asked although nothing hinted at work.
+	poll = time.Second
+	// maxRuns is after how many cut-off runs a job is given up: it may be the job
+	// that brings the process down.
+	maxRuns = 20
+)
+
+// Result is how the run of a job ended. State is final.
+type Result struct {
+	State   ringback.State
+	Output  json.RawMessage
+	Failure *ringback.Failure
+}
+
+// Reasons for which the context of a run ends.
+var (
+	errStopping  = errors.New("the server is stopping")
+	errCancelled = errors.New("the job was cancelled")
+	errLost      = errors.New("the lease was lost")
+)
+
+// Runner runs jobs. Make one with New, start it with Run.
+type Runner struct {
+	Config
+	wake chan struct{} // Holds one element; sent to without blocking; never closed.
+	runs sync.WaitGroup
+
+	mu      sync.Mutex
+	open    bool
+	taken   int // Places of MaxRunning that are taken.
+	running map[ringback.ID]*run
+}
+
+// run is a job under way in this process.
+type run struct {
+	token  int64
+	cancel context.CancelCauseFunc
+}
+
+// New returns a Runner that claims nothing before Run.
+func New(c Config) *Runner {
+	if c.MaxRunning == 0 {
+		c.MaxRunning = 256
+	}
+	if c.Lease == 0 {
+		c.Lease = 30 * time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Runner{Config: c, wake: make(chan struct{}, 1), running: make(map[ringback.ID]*run)}
+}
+
+// Run claims and runs jobs, and renews their leases, until ctx ends. Jobs under
+// way go on until they are done or Stop gives them up.
+func (r *Runner) Run(ctx context.Context) error {
+	r.mu.Lock()
+	r.open = true
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		r.open = false
+		r.mu.Unlock()
+	}()
+	claim, renew := time.NewTimer(0), time.NewTicker(r.Lease/3)
+	defer claim.Stop()
+	defer renew.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-renew.C:
+			r.renew(ctx)
+			continue
+		case <-r.wake:
+		case <-claim.C:
+		}
+		r.claim(ctx)
+		claim.Reset(poll)
+	}
+}
+
+// Stop waits for the jobs under way, after Run has returned, and keeps their
+// leases alive. When ctx ends first, they are cut off and given back.
+func (r *Runner) Stop(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { r.runs.Wait(); close(done) }()
+	renew := time.NewTicker(r.Lease / 3)
+	defer renew.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-renew.C:
+			r.renew(ctx)
+		case <-ctx.Done():
+			r.mu.Lock()
+			for _, j := range r.running {
+				j.cancel(errStopping)
+			}
+			r.mu.Unlock()
+			<-done
+			return
+		}
+	}
+}
+
+// Submit stores a background job and starts it at once if there is a place. On
+// return the job is durable: it will be run, and its end will be told.
+func (r *Runner) Submit(ctx context.Context, j *ringback.Job) error {
+	now := r.Now()
+	j.Created, j.Updated, j.State = now, now, ringback.Pending
+	if !r.take() {
+		if err := r.Store.CreateJob(ctx, j, nil); err != nil {
+			return err
+		}
+		r.hint()
+		return nil
+	}
+	lease := r.born(j, now)
+	if err := r.Store.CreateJob(ctx, j, &lease); err != nil {
+		r.give()
+		return err
+	}
+	own := *j // The caller goes on reading j.
+	r.start(store.ClaimedJob{Job: &own, Lease: lease})
+	return nil
+}
+
+// Do stores a foreground job, runs it in the caller's goroutine and returns it
+// as it ended. When ctx ends first the job is cancelled: nobody waits for it.
+func (r *Runner) Do(ctx context.Context, j *ringback.Job) (*ringback.Job, error) {
+	now := r.Now()
+	j.Created, j.Updated = now, now
+	lease := r.born(j, now)
+	if err := r.Store.CreateJob(ctx, j, &lease); err != nil {
+		return nil, err
+	}
+	runCtx, done := r.enter(ctx, j.ID, lease.Token)
+	defer done()
+	res, err := r.execute(runCtx, j)
+	if err != nil {
+		if !errors.Is(context.Cause(runCtx), context.Canceled) {
+			r.release(j, lease)
+			return nil, fmt.Errorf("run job %s: %w", j.ID, err)
+		}
+		res = Result{State: ringback.Cancelled}
+	}
+	r.end(context.WithoutCancel(ctx), j, lease, res)
+	return r.Store.Job(context.WithoutCancel(ctx), j.Project, j.ID)
+}
+
+// DoUnstored runs a job that leaves nothing behind: no row, no event.
+func (r *Runner) DoUnstored(ctx context.Context, j *ringback.Job) (*ringback.Job, error) {
+	now := r.Now()
+	j.Created, j.Started = now, now
+	res, err := r.execute(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	j.Ended = r.Now()
+	j.Updated, j.State, j.Output, j.Failure = j.Ended, res.State, res.Output, res.Failure
+	return j, nil
+}
+
+// Cancel ends a job as cancelled, wherever it runs, and returns it. Errors:
+// NotFound; FailedPrecondition when it has ended already.
+func (r *Runner) Cancel(ctx context.Context, project, id ringback.ID) (*ringback.Job, error) {
+	j, err := r.Store.Job(ctx, project, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Emit.EndJob(ctx, j, nil, &store.End{State: ringback.Cancelled, At: r.Now()}); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	if under := r.running[id]; under != nil {
+		under.cancel(errCancelled)
+	}
+	r.mu.Unlock()
+	return r.Store.Job(ctx, project, id)
+}
+
+// born marks a job as created with its first lease.
+func (r *Runner) born(j *ringback.Job, now time.Time) ringback.Lease {
+	j.State, j.Started, j.Runs = ringback.Running, now, 1
+	return ringback.Lease{Node: r.Node, Token: 1, Until: now.Add(r.Lease)}
+}
+
+// take reserves a place to run a background job.
+func (r *Runner) take() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.open || r.taken >= r.MaxRunning {
+		return false
+	}
+	r.taken++
+	return true
+}
+
+// give returns a place, and looks for a waiting job if all were taken.
+func (r *Runner) give() {
+	r.mu.Lock()
+	full := r.taken >= r.MaxRunning
+	r.taken--
+	r.mu.Unlock()
+	if full {
+		r.hint()
+	}
+}
+
+func (r *Runner) hint() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// claim starts due jobs, as many as there are places for.
+func (r *Runner) claim(ctx context.Context) {
+	places := 0
+	for r.take() {
+		places++
+	}
+	if places == 0 {
+		return
+	}
+	now := r.Now()
+	claimed, err := r.Store.ClaimJobs(ctx, r.Node, now, now.Add(r.Lease), places)
+	for range places - len(claimed) {
+		r.mu.Lock()
+		r.taken--
+		r.mu.Unlock()
+	}
+	if err != nil && ctx.Err() == nil {
+		r.Log.Error("claim jobs", "error", err)
+	}
+	for _, c := range claimed {
+		r.start(c)
+	}
+}
+
+// renew prolongs the leases of everything that runs here and stops what is no
+// longer ours.
+func (r *Runner) renew(ctx context.Context) {
+	r.mu.Lock()
+	held := make([]store.Held, 0, len(r.running))
+	for id, j := range r.running {
+		held = append(held, store.Held{ID: id, Token: j.token})
+	}
+	r.mu.Unlock()
+	if len(held) == 0 {
+		return
+	}
+	lost, err := r.Store.RenewJobs(ctx, held, r.Now().Add(r.Lease))
+	if err != nil {
+		if ctx.Err() == nil {
+			r.Log.Error("renew the leases of jobs", "error", err)
+		}
+		return
+	}
+	r.mu.Lock()
+	for _, id := range lost {
+		if j := r.running[id]; j != nil {
+			j.cancel(errLost)
+		}
+	}
+	r.mu.Unlock()
+}
+
+// start runs a claimed job, for which a place was taken, in a goroutine.
+func (r *Runner) start(c store.ClaimedJob) {
+	r.runs.Go(func() {
+		defer r.give()
+		ctx, done := r.enter(context.Background(), c.ID, c.Lease.Token)
+		defer done()
+		crash.At(crash.JobClaimed)
+		res, err := r.execute(ctx, c.Job)
+		if err != nil {
+			r.release(c.Job, c.Lease)
+			return
+		}
+		r.end(ctx, c.Job, c.Lease, res)
+	})
+}
+
+// enter lists a run, so that it is renewed and can be cancelled.
+func (r *Runner) enter(parent context.Context, id ringback.ID, token int64) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	r.mu.Lock()
+	r.running[id] = &run{token: token, cancel: cancel}
+	r.mu.Unlock()
+	return ctx, func() {
+		r.mu.Lock()
+		delete(r.running, id)
+		r.mu.Unlock()
+		cancel(nil)
+	}
+}
+
+// execute runs a job by its kind. An error means that the run was cut off and
+// says nothing about the job.
+func (r *Runner) execute(ctx context.Context, j *ringback.Job) (res Result, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.Log.Error("panic in a job", "job", j.ID, "panic", p, "stack", string(debug.Stack()))
+			res, err = failure("api_error", "an internal error ended the job"), nil
+		}
+	}()
+	if j.Runs > maxRuns {
+		return failure("api_error", fmt.Sprintf("given up after %d runs that were cut off", maxRuns)), nil
+	}
+	switch j.Kind {
+	case ringback.KindInteraction:
+		return runInteraction(ctx, r.Store, r.Backend, j)
+	default:
+		return failure("api_error", fmt.Sprintf("this version can't run jobs of kind %q", j.Kind)), nil
+	}
+}
+
+func failure(code, message string) Result {
+	return Result{State: ringback.Failed, Failure: &ringback.Failure{Code: code, Message: message}}
+}
+
+// end records how a job ended. What the job produced was paid for: while the
+// store can't take it (a full disk), it is kept in memory and tried again, under
+// a lease that goes on being renewed.
+func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease, res Result) {
+	e := &store.End{State: res.State, Output: res.Output, Failure: res.Failure, At: r.Now()}
+	var err error
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err = r.Emit.EndJob(context.WithoutCancel(ctx), j, &lease, e)
+		if code := ringback.CodeOf(err); code != ringback.StorageFull && code != ringback.Unavailable {
+			break
+		}
+		r.Log.Error("the end of a job can't be stored yet; it is kept and tried again", "job", j.ID, "again_in", wait, "error", err)
+		select {
+		case <-time.After(wait):
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	level := slog.LevelInfo
+	attrs := []slog.Attr{
+		slog.String("job", string(j.ID)), slog.String("kind", string(j.Kind)), slog.String("model", j.Model),
+		slog.String("state", string(res.State)), slog.Int("run", j.Runs), slog.Duration("took", e.At.Sub(j.Started)),
+	}
+	if res.Failure != nil {
+		attrs = append(attrs, slog.String("code", res.Failure.Code), slog.String("message", res.Failure.Message))
+	}
+	switch ringback.CodeOf(err) {
+	case "":
+		if err != nil {
+			level, attrs = slog.LevelError, append(attrs, slog.Any("not_recorded", err))
+		}
+	case ringback.Stale, ringback.FailedPrecondition, ringback.NotFound:
+		// Cancelled, deleted or claimed by another meanwhile: not ours to end.
+		attrs = append(attrs, slog.String("dropped", err.Error()))
+	default:
+		level, attrs = slog.LevelError, append(attrs, slog.Any("not_recorded", err))
+	}
+	r.Log.LogAttrs(ctx, level, "job", attrs...)
+}
+
+// release gives a job back after a run that was cut off. A stop of ours doesn't
+// count as a run.
+func (r *Runner) release(j *ringback.Job, lease ringback.Lease) {
+	held := []store.Held{{ID: j.ID, Token: lease.Token}}
+	if err := r.Store.ReleaseJobs(context.Background(), held, r.Now(), true); err != nil {
+		r.Log.Error("give back job", "job", j.ID, "error", err)
+	}
+}
