@@ -1,0 +1,120 @@
+// Package webhook signs and verifies webhooks after Standard Webhooks 1.0.0, for
+// senders and receivers alike. It needs nothing but the standard library.
+//
+// A message carries three headers: webhook-id, the same on every retry and so
+// the key by which a receiver acts once; webhook-timestamp, the Unix seconds of
+// the attempt; and webhook-signature, one or more signatures separated by a
+// space. The signed text is id, timestamp and the body's exact bytes, joined by
+// full stops.
+//
+// The scheme here is "v1": HMAC-SHA256 under a shared secret of the form
+// "whsec_" + base64.
+package webhook
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The headers of a message, as the specification spells them. net/http finds
+// them in any case.
+const (
+	HeaderID        = "webhook-id"
+	HeaderTimestamp = "webhook-timestamp"
+	HeaderSignature = "webhook-signature"
+)
+
+const (
+	secretPrefix = "whsec_"
+	scheme       = "v1,"
+	// The specification asks for 24 to 64 random bytes.
+	minKey, maxKey, newKey = 24, 64, 32
+)
+
+// Secret is a shared signing secret. Printing or logging one shows only its
+// truncated form; Reveal gives the whole text.
+type Secret struct{ key []byte }
+
+// NewSecret makes a secret of 32 random bytes.
+func NewSecret() Secret {
+	key := make([]byte, newKey)
+	_, _ = rand.Read(key) // Never fails; it ends the program if it can't.
+	return Secret{key}
+}
+
+// ErrSecret is wrapped by every error of ParseSecret.
+var ErrSecret = errors.New("webhook: malformed signing secret")
+
+// ParseSecret reads a secret: "whsec_" and the padded standard base64 of 24 to
+// 64 bytes. The prefix may be missing. The error never holds the secret.
+func ParseSecret(text string) (Secret, error) {
+	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(text, secretPrefix))
+	if err != nil {
+		return Secret{}, fmt.Errorf("%w: what follows %q must be padded standard base64", ErrSecret, secretPrefix)
+	}
+	if len(key) < minKey || len(key) > maxKey {
+		return Secret{}, fmt.Errorf("%w: it holds %d bytes, %d to %d are allowed", ErrSecret, len(key), minKey, maxKey)
+	}
+	return Secret{key}, nil
+}
+
+// Reveal returns the whole secret, "whsec_" and base64.
+func (s Secret) Reveal() string { return secretPrefix + base64.StdEncoding.EncodeToString(s.key) }
+
+// Truncated returns what may be shown of a secret: "whsec_..." and the last four
+// characters of its base64.
+func (s Secret) Truncated() string {
+	text := base64.StdEncoding.EncodeToString(s.key)
+	return secretPrefix + "..." + text[max(len(text)-4, 0):]
+}
+
+// String returns the truncated form, so that a secret can't leak by being printed.
+func (s Secret) String() string { return s.Truncated() }
+
+// GoString returns the truncated form.
+func (s Secret) GoString() string { return s.Truncated() }
+
+// LogValue returns the truncated form.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.Truncated()) }
+
+// Sign returns the value of the webhook-signature header for a message: one
+// signature per secret, in the order given, separated by a space. During a
+// rotation pass every live secret, the newest first.
+func Sign(id string, at time.Time, body []byte, secrets ...Secret) string {
+	const size = len(scheme) + 44 // The base64 of 32 bytes.
+	header := make([]byte, 0, len(secrets)*(size+1))
+	prefix := appendPrefix(make([]byte, 0, 64), id, at.Unix())
+	var sum [sha256.Size]byte
+	for i, s := range secrets {
+		if i > 0 {
+			header = append(header, ' ')
+		}
+		header = append(header, scheme...)
+		header = base64.StdEncoding.AppendEncode(header, s.mac(sum[:0], prefix, body))
+	}
+	return string(header)
+}
+
+// appendPrefix appends what is signed before the body.
+func appendPrefix(to []byte, id string, unix int64) []byte {
+	to = append(to, id...)
+	to = append(to, '.')
+	to = strconv.AppendInt(to, unix, 10)
+	return append(to, '.')
+}
+
+// mac appends the HMAC-SHA256 of prefix and body.
+func (s Secret) mac(to, prefix, body []byte) []byte {
+	h := hmac.New(sha256.New, s.key)
+	h.Write(prefix)
+	h.Write(body)
+	return h.Sum(to)
+}
