@@ -1,0 +1,242 @@
+package genai
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"sync"
+)
+
+// Decode reads one JSON value into a message. It is strict about types and
+// forgiving about names: keys may be in camelCase or snake_case at every level
+// (the proto-JSON rule), unknown ones are passed over. Free-form values (raw
+// JSON, maps) keep their keys. Errors name the field and what was expected.
+func Decode(data []byte, into any) error {
+	if rewritten, ok := rename(data, reflect.TypeOf(into)); ok {
+		data = rewritten
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	if err := d.Decode(into); err != nil {
+		return explain(err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("there is data after the JSON value")
+	}
+	return nil
+}
+
+// explain puts a decoding error into words for the caller.
+func explain(err error) error {
+	var (
+		syntax *json.SyntaxError
+		kind   *json.UnmarshalTypeError
+	)
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("the body is empty; a JSON object is expected")
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("the JSON ends too early")
+	case errors.As(err, &syntax):
+		return fmt.Errorf("malformed JSON at byte %d: %s", syntax.Offset, strings.TrimPrefix(syntax.Error(), "json: "))
+	case errors.As(err, &kind):
+		field := kind.Field
+		if field == "" {
+			field = "the body"
+		}
+		return fmt.Errorf("%s: expected %s, got %s", field, expected(kind.Type), kind.Value)
+	}
+	return err
+}
+
+func expected(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return expected(t.Elem())
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Int, reflect.Int64:
+		return "a whole number"
+	default:
+		return "a number"
+	}
+}
+
+// fieldTypes caches, by struct type, the type of each JSON field. In Go's
+// decoder names match without regard to case; only underscores need work.
+var fieldTypes sync.Map // reflect.Type → map[string]reflect.Type
+
+// rename rewrites the keys of messages to the names of their struct's fields, as
+// far as they differ by underscores and case. It reports false if nothing is to
+// be done or the JSON is malformed, which decoding will find.
+func rename(data []byte, t reflect.Type) ([]byte, bool) {
+	if bytes.IndexByte(data, '_') < 0 || !json.Valid(data) {
+		return nil, false
+	}
+	out, changed := renameValue(data, t, 0)
+	return out, changed
+}
+
+func renameValue(raw json.RawMessage, t reflect.Type, depth int) (json.RawMessage, bool) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if bytes.IndexByte(raw, '_') < 0 || depth > 100 {
+		return raw, false
+	}
+	raw = bytes.TrimLeft(raw, " \t\r\n")
+	switch {
+	case t.Kind() == reflect.Struct && raw[0] == '{':
+		return renameObject(raw, t, depth)
+	case t.Kind() == reflect.Slice && t.Elem().Kind() != reflect.Uint8 && raw[0] == '[':
+		var items []json.RawMessage
+		if json.Unmarshal(raw, &items) != nil {
+			return raw, false
+		}
+		changed := false
+		for i, item := range items {
+			if new, ok := renameValue(item, t.Elem(), depth+1); ok {
+				items[i], changed = new, true
+			}
+		}
+		if !changed {
+			return raw, false
+		}
+		out, err := json.Marshal(items)
+		return out, err == nil
+	}
+	return raw, false
+}
+
+func renameObject(raw json.RawMessage, t reflect.Type, depth int) (json.RawMessage, bool) {
+	fields := fieldsOf(t)
+	d := json.NewDecoder(bytes.NewReader(raw))
+	if _, err := d.Token(); err != nil {
+		return raw, false
+	}
+	var out bytes.Buffer
+	changed := false
+	out.WriteByte('{')
+	for first := true; d.More(); first = false {
+		token, err := d.Token()
+		key, ok := token.(string)
+		var value json.RawMessage
+		if err != nil || !ok || d.Decode(&value) != nil {
+			return raw, false
+		}
+		if field, known := fields[squash(key)]; known {
+			if field.name != key {
+				key, changed = field.name, true
+			}
+			if new, ok := renameValue(value, field.typ, depth+1); ok {
+				value, changed = new, true
+			}
+		}
+		if !first {
+			out.WriteByte(',')
+		}
+		quoted, err := json.Marshal(key)
+		if err != nil {
+			return raw, false
+		}
+		out.Write(quoted)
+		out.WriteByte(':')
+		out.Write(value)
+	}
+	out.WriteByte('}')
+	return out.Bytes(), changed
+}
+
+type field struct {
+	name string
+	typ  reflect.Type
+}
+
+// squash makes camelCase and snake_case spellings of a name equal.
+func squash(name string) string { return strings.ToLower(strings.ReplaceAll(name, "_", "")) }
+
+func fieldsOf(t reflect.Type) map[string]field {
+	if known, ok := fieldTypes.Load(t); ok {
+		return known.(map[string]field)
+	}
+	fields := make(map[string]field)
+	for _, f := range reflect.VisibleFields(t) {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
+			fields[squash(name)] = field{name, f.Type}
+		}
+	}
+	fieldTypes.Store(t, fields)
+	return fields
+}
+
+// ToJSONSchema converts the OpenAPI-like Schema, whose types are in capitals, to
+// ordinary JSON schema. Nil stays nil.
+func ToJSONSchema(schema json.RawMessage) (json.RawMessage, error) {
+	if schema == nil {
+		return nil, nil
+	}
+	var v any
+	if err := json.Unmarshal(schema, &v); err != nil {
+		return nil, err
+	}
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil, errors.New("a schema must be an object")
+	}
+	return json.Marshal(jsonSchema(m))
+}
+
+func jsonSchema(m map[string]any) map[string]any {
+	out := make(map[string]any, len(m))
+	for key, value := range m {
+		switch key {
+		case "nullable", "propertyOrdering", "property_ordering":
+			continue
+		case "type":
+			if s, ok := value.(string); ok {
+				value = strings.ToLower(s)
+				if m["nullable"] == true {
+					value = []any{value, "null"}
+				}
+			}
+		case "properties", "$defs":
+			if properties, ok := value.(map[string]any); ok {
+				converted := make(map[string]any, len(properties))
+				for name, p := range properties {
+					if s, ok := p.(map[string]any); ok {
+						p = jsonSchema(s)
+					}
+					converted[name] = p
+				}
+				value = converted
+			}
+		case "items", "additionalProperties":
+			if s, ok := value.(map[string]any); ok {
+				value = jsonSchema(s)
+			}
+		case "anyOf", "any_of":
+			if list, ok := value.([]any); ok {
+				converted := make([]any, len(list))
+				for i, s := range list {
+					if s, ok := s.(map[string]any); ok {
+						converted[i] = jsonSchema(s)
+						continue
+					}
+					converted[i] = list[i]
+				}
+				key, value = "anyOf", converted
+			}
+		}
+		out[key] = value
+	}
+	return out
+}

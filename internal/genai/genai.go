@@ -1,0 +1,218 @@
+// Package genai holds the JSON shapes of the Gemini API, as the official SDKs
+// send and read them. It has no behaviour beyond reading and writing them.
+//
+// The classic surface (models, generateContent) is in this file, the
+// interactions in interaction.go. Field names and meanings: wire contract §5
+// and §8.
+package genai
+
+import "encoding/json"
+
+// GenerateContentRequest is the body of generateContent (wire contract §8.2).
+type GenerateContentRequest struct {
+	Model             string            `json:"model,omitempty"`
+	Contents          []Content         `json:"contents,omitempty"`
+	SystemInstruction *Content          `json:"systemInstruction,omitempty"`
+	Tools             []Tool            `json:"tools,omitempty"`
+	ToolConfig        *ToolConfig       `json:"toolConfig,omitempty"`
+	SafetySettings    []json.RawMessage `json:"safetySettings,omitempty"`
+	GenerationConfig  *GenerationConfig `json:"generationConfig,omitempty"`
+	CachedContent     string            `json:"cachedContent,omitempty"`
+}
+
+// Content is one turn of a conversation. An empty role means "user".
+type Content struct {
+	Role  string `json:"role,omitempty"`
+	Parts []Part `json:"parts,omitempty"`
+}
+
+// Part is a piece of a turn; one of its fields says what it is.
+type Part struct {
+	Text                *string           `json:"text,omitempty"`
+	Thought             bool              `json:"thought,omitempty"`
+	ThoughtSignature    string            `json:"thoughtSignature,omitempty"`
+	InlineData          *Blob             `json:"inlineData,omitempty"`
+	FileData            *FileData         `json:"fileData,omitempty"`
+	FunctionCall        *FunctionCall     `json:"functionCall,omitempty"`
+	FunctionResponse    *FunctionResponse `json:"functionResponse,omitempty"`
+	ExecutableCode      json.RawMessage   `json:"executableCode,omitempty"`
+	CodeExecutionResult json.RawMessage   `json:"codeExecutionResult,omitempty"`
+}
+
+// TextPart is a part of plain text.
+func TextPart(s string) Part { return Part{Text: &s} }
+
+// Blob is data within the request; Data is base64.
+type Blob struct {
+	MimeType string `json:"mimeType,omitempty"`
+	Data     string `json:"data,omitempty"`
+}
+
+// FileData points to a file.
+type FileData struct {
+	MimeType string `json:"mimeType,omitempty"`
+	FileURI  string `json:"fileUri,omitempty"`
+}
+
+// FunctionCall is the model's wish to have a function called. Args is an object.
+type FunctionCall struct {
+	ID   string          `json:"id,omitempty"`
+	Name string          `json:"name"`
+	Args json.RawMessage `json:"args,omitempty"`
+}
+
+// FunctionResponse is the caller's answer to a FunctionCall.
+type FunctionResponse struct {
+	ID       string          `json:"id,omitempty"`
+	Name     string          `json:"name"`
+	Response json.RawMessage `json:"response,omitempty"`
+}
+
+// Tool offers functions, or one of the tools that Google's servers run.
+type Tool struct {
+	FunctionDeclarations []FunctionDeclaration `json:"functionDeclarations,omitempty"`
+	GoogleSearch         json.RawMessage       `json:"googleSearch,omitempty"`
+	CodeExecution        json.RawMessage       `json:"codeExecution,omitempty"`
+	URLContext           json.RawMessage       `json:"urlContext,omitempty"`
+}
+
+// FunctionDeclaration describes a function. Parameters is in the OpenAPI-like
+// dialect with types in capitals, ParametersJSONSchema in ordinary JSON schema.
+type FunctionDeclaration struct {
+	Name                 string          `json:"name"`
+	Description          string          `json:"description,omitempty"`
+	Parameters           json.RawMessage `json:"parameters,omitempty"`
+	ParametersJSONSchema json.RawMessage `json:"parametersJsonSchema,omitempty"`
+}
+
+// Schema returns the parameters as ordinary JSON schema, nil if there are none.
+func (f *FunctionDeclaration) Schema() (json.RawMessage, error) {
+	if f.ParametersJSONSchema != nil {
+		return f.ParametersJSONSchema, nil
+	}
+	return ToJSONSchema(f.Parameters)
+}
+
+// ToolConfig says how functions may be called.
+type ToolConfig struct {
+	FunctionCallingConfig *FunctionCallingConfig `json:"functionCallingConfig,omitempty"`
+}
+
+// FunctionCallingConfig has a mode of AUTO, ANY, NONE or VALIDATED.
+type FunctionCallingConfig struct {
+	Mode                 string   `json:"mode,omitempty"`
+	AllowedFunctionNames []string `json:"allowedFunctionNames,omitempty"`
+}
+
+// GenerationConfig holds the model's settings; nil means the back-end's default.
+type GenerationConfig struct {
+	Temperature        *float64        `json:"temperature,omitempty"`
+	TopP               *float64        `json:"topP,omitempty"`
+	TopK               *float64        `json:"topK,omitempty"`
+	CandidateCount     *int            `json:"candidateCount,omitempty"`
+	MaxOutputTokens    *int            `json:"maxOutputTokens,omitempty"`
+	StopSequences      []string        `json:"stopSequences,omitempty"`
+	Seed               *int64          `json:"seed,omitempty"`
+	PresencePenalty    *float64        `json:"presencePenalty,omitempty"`
+	FrequencyPenalty   *float64        `json:"frequencyPenalty,omitempty"`
+	ResponseMimeType   string          `json:"responseMimeType,omitempty"`
+	ResponseSchema     json.RawMessage `json:"responseSchema,omitempty"`
+	ResponseJSONSchema json.RawMessage `json:"responseJsonSchema,omitempty"`
+	ResponseModalities []string        `json:"responseModalities,omitempty"`
+	ThinkingConfig     json.RawMessage `json:"thinkingConfig,omitempty"`
+}
+
+// JSONMode reports whether the answer must be JSON, and its schema if one was given.
+func (g *GenerationConfig) JSONMode() (bool, json.RawMessage, error) {
+	if g == nil || (g.ResponseMimeType != "application/json" && g.ResponseSchema == nil && g.ResponseJSONSchema == nil) {
+		return false, nil, nil
+	}
+	if g.ResponseJSONSchema != nil {
+		return true, g.ResponseJSONSchema, nil
+	}
+	schema, err := ToJSONSchema(g.ResponseSchema)
+	return true, schema, err
+}
+
+// GenerateContentResponse is the answer, or one chunk of it (§8.3, §8.4).
+type GenerateContentResponse struct {
+	Candidates     []Candidate     `json:"candidates,omitempty"`
+	PromptFeedback *PromptFeedback `json:"promptFeedback,omitempty"`
+	UsageMetadata  *UsageMetadata  `json:"usageMetadata,omitempty"`
+	ModelVersion   string          `json:"modelVersion,omitempty"`
+	ResponseID     string          `json:"responseId,omitempty"`
+}
+
+// Candidate is one of the answers.
+type Candidate struct {
+	Content       *Content `json:"content,omitempty"`
+	FinishReason  string   `json:"finishReason,omitempty"`
+	FinishMessage string   `json:"finishMessage,omitempty"`
+	Index         int      `json:"index"`
+}
+
+// The reasons for the end of an answer that ringback itself gives.
+const (
+	FinishStop      = "STOP"
+	FinishMaxTokens = "MAX_TOKENS"
+	FinishSafety    = "SAFETY"
+	FinishOther     = "OTHER"
+)
+
+// PromptFeedback says that the prompt was refused.
+type PromptFeedback struct {
+	BlockReason string `json:"blockReason,omitempty"`
+}
+
+// UsageMetadata counts tokens.
+type UsageMetadata struct {
+	PromptTokenCount        int             `json:"promptTokenCount"`
+	CandidatesTokenCount    int             `json:"candidatesTokenCount,omitempty"`
+	TotalTokenCount         int             `json:"totalTokenCount"`
+	ThoughtsTokenCount      int             `json:"thoughtsTokenCount,omitempty"`
+	CachedContentTokenCount int             `json:"cachedContentTokenCount,omitempty"`
+	PromptTokensDetails     []ModalityCount `json:"promptTokensDetails,omitempty"`
+}
+
+// ModalityCount counts the tokens of one modality, such as TEXT.
+type ModalityCount struct {
+	Modality   string `json:"modality"`
+	TokenCount int    `json:"tokenCount"`
+}
+
+// CountTokensRequest holds either contents or a whole request (§8.5).
+type CountTokensRequest struct {
+	Contents               []Content               `json:"contents,omitempty"`
+	GenerateContentRequest *GenerateContentRequest `json:"generateContentRequest,omitempty"`
+}
+
+// CountTokensResponse is the answer to countTokens.
+type CountTokensResponse struct {
+	TotalTokens         int             `json:"totalTokens"`
+	PromptTokensDetails []ModalityCount `json:"promptTokensDetails,omitempty"`
+}
+
+// Model describes a model (§8.1). Name is "models/…".
+type Model struct {
+	Name                       string   `json:"name"`
+	BaseModelID                string   `json:"baseModelId,omitempty"`
+	Version                    string   `json:"version,omitempty"`
+	DisplayName                string   `json:"displayName,omitempty"`
+	Description                string   `json:"description,omitempty"`
+	InputTokenLimit            int      `json:"inputTokenLimit,omitempty"`
+	OutputTokenLimit           int      `json:"outputTokenLimit,omitempty"`
+	SupportedGenerationMethods []string `json:"supportedGenerationMethods,omitempty"`
+}
+
+// Status is the error body of the classic surface (§9.2).
+type Status struct {
+	Error StatusError `json:"error"`
+}
+
+// StatusError is a google.rpc.Status in JSON; Code is the HTTP status.
+type StatusError struct {
+	Code    int    `json:"code"`
+	Message string `json:"message"`
+	Status  string `json:"status"`
+	Details []any  `json:"details,omitempty"`
+}
