@@ -71,26 +71,29 @@ func expected(t reflect.Type) string {
 	}
 }
 
-// fieldTypes caches, by struct type, the type of each JSON field. In Go's
-// decoder names match without regard to case; only underscores need work.
-var fieldTypes sync.Map // reflect.Type → map[string]reflect.Type
+// messages caches what is known of each struct type.
+var messages sync.Map // reflect.Type → *message
 
 // rename rewrites the keys of messages to the names of their struct's fields, as
-// far as they differ by underscores and case. It reports false if nothing is to
-// be done or the JSON is malformed, which decoding will find.
+// far as they differ by underscores. It reports false if nothing is to be done
+// or the JSON is malformed, which decoding will find. Where the fields are in
+// camelCase, only JSON with an underscore in it can need work: Go's decoder
+// matches names without regard to case.
 func rename(data []byte, t reflect.Type) ([]byte, bool) {
-	if bytes.IndexByte(data, '_') < 0 || !json.Valid(data) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || (bytes.IndexByte(data, '_') < 0 && !messageOf(t).snake) || !json.Valid(data) {
 		return nil, false
 	}
-	out, changed := renameValue(data, t, 0)
-	return out, changed
+	return renameValue(data, t, 0)
 }
 
 func renameValue(raw json.RawMessage, t reflect.Type, depth int) (json.RawMessage, bool) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if bytes.IndexByte(raw, '_') < 0 || depth > 100 {
+	if depth > 100 {
 		return raw, false
 	}
 	raw = bytes.TrimLeft(raw, " \t\r\n")
@@ -118,7 +121,7 @@ func renameValue(raw json.RawMessage, t reflect.Type, depth int) (json.RawMessag
 }
 
 func renameObject(raw json.RawMessage, t reflect.Type, depth int) (json.RawMessage, bool) {
-	fields := fieldsOf(t)
+	fields := messageOf(t).fields
 	d := json.NewDecoder(bytes.NewReader(raw))
 	if _, err := d.Token(); err != nil {
 		return raw, false
@@ -156,6 +159,12 @@ func renameObject(raw json.RawMessage, t reflect.Type, depth int) (json.RawMessa
 	return out.Bytes(), changed
 }
 
+// message is what is known of a struct type.
+type message struct {
+	fields map[string]field // By squashed name.
+	snake  bool             // A name has an underscore.
+}
+
 type field struct {
 	name string
 	typ  reflect.Type
@@ -164,18 +173,19 @@ type field struct {
 // squash makes camelCase and snake_case spellings of a name equal.
 func squash(name string) string { return strings.ToLower(strings.ReplaceAll(name, "_", "")) }
 
-func fieldsOf(t reflect.Type) map[string]field {
-	if known, ok := fieldTypes.Load(t); ok {
-		return known.(map[string]field)
+func messageOf(t reflect.Type) *message {
+	if known, ok := messages.Load(t); ok {
+		return known.(*message)
 	}
-	fields := make(map[string]field)
+	m := &message{fields: make(map[string]field)}
 	for _, f := range reflect.VisibleFields(t) {
 		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
-			fields[squash(name)] = field{name, f.Type}
+			m.fields[squash(name)] = field{name, f.Type}
+			m.snake = m.snake || strings.Contains(name, "_")
 		}
 	}
-	fieldTypes.Store(t, fields)
-	return fields
+	messages.Store(t, m)
+	return m
 }
 
 // ToJSONSchema converts the OpenAPI-like Schema, whose types are in capitals, to

@@ -256,25 +256,27 @@ func (r *Runner) hint() {
 	}
 }
 
-// claim starts due jobs, as many as there are places for.
+// claim starts due jobs, as many as there are free places when it begins. Jobs
+// that are submitted meanwhile keep the fast path, so for a moment a few more
+// than MaxRunning may run.
 func (r *Runner) claim(ctx context.Context) {
-	places := 0
-	for r.take() {
-		places++
-	}
-	if places == 0 {
+	r.mu.Lock()
+	places := r.MaxRunning - r.taken
+	r.mu.Unlock()
+	if places <= 0 {
 		return
 	}
 	now := r.Now()
 	claimed, err := r.Store.ClaimJobs(ctx, r.Node, now, now.Add(r.Lease), places)
-	for range places - len(claimed) {
-		r.mu.Lock()
-		r.taken--
-		r.mu.Unlock()
+	if err != nil {
+		if ctx.Err() == nil {
+			r.Log.Error("claim jobs", "error", err)
+		}
+		return
 	}
-	if err != nil && ctx.Err() == nil {
-		r.Log.Error("claim jobs", "error", err)
-	}
+	r.mu.Lock()
+	r.taken += len(claimed)
+	r.mu.Unlock()
 	for _, c := range claimed {
 		r.start(c)
 	}

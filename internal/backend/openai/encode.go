@@ -1,0 +1,251 @@
+package openai
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"ringback.dev/internal/backend"
+	"ringback.dev/internal/genai"
+)
+
+// chatRequest is the body of POST /chat/completions.
+type chatRequest struct {
+	Model            string          `json:"model"`
+	Messages         []message       `json:"messages"`
+	Temperature      *float64        `json:"temperature,omitempty"`
+	TopP             *float64        `json:"top_p,omitempty"`
+	TopK             *float64        `json:"top_k,omitempty"` // Not OpenAI's, but llama.cpp and vLLM know it.
+	N                *int            `json:"n,omitempty"`
+	MaxTokens        *int            `json:"max_tokens,omitempty"`
+	Stop             []string        `json:"stop,omitempty"`
+	Seed             *int64          `json:"seed,omitempty"`
+	PresencePenalty  *float64        `json:"presence_penalty,omitempty"`
+	FrequencyPenalty *float64        `json:"frequency_penalty,omitempty"`
+	Tools            []tool          `json:"tools,omitempty"`
+	ToolChoice       any             `json:"tool_choice,omitempty"`
+	ResponseFormat   *responseFormat `json:"response_format,omitempty"`
+	Stream           bool            `json:"stream,omitempty"`
+	StreamOptions    *streamOptions  `json:"stream_options,omitempty"`
+}
+
+type streamOptions struct {
+	IncludeUsage bool `json:"include_usage"`
+}
+
+// message is a turn. Content is a string, a list of contentPart, or nil.
+type message struct {
+	Role       string     `json:"role"`
+	Content    any        `json:"content"`
+	ToolCalls  []toolCall `json:"tool_calls,omitempty"`
+	ToolCallID string     `json:"tool_call_id,omitempty"`
+}
+
+type contentPart struct {
+	Type     string    `json:"type"`
+	Text     string    `json:"text,omitempty"`
+	ImageURL *imageURL `json:"image_url,omitempty"`
+}
+
+type imageURL struct {
+	URL string `json:"url"`
+}
+
+type tool struct {
+	Type     string   `json:"type"`
+	Function function `json:"function"`
+}
+
+type function struct {
+	Name        string          `json:"name"`
+	Description string          `json:"description,omitempty"`
+	Parameters  json.RawMessage `json:"parameters,omitempty"`
+}
+
+// toolCall is a call in an answer or in the history; Index counts them in a stream.
+type toolCall struct {
+	Index    int          `json:"index,omitempty"`
+	ID       string       `json:"id,omitempty"`
+	Type     string       `json:"type,omitempty"`
+	Function functionCall `json:"function"`
+}
+
+// functionCall has its arguments as the text of a JSON object.
+type functionCall struct {
+	Name      string `json:"name,omitempty"`
+	Arguments string `json:"arguments"`
+}
+
+type responseFormat struct {
+	Type       string      `json:"type"`
+	JSONSchema *jsonSchema `json:"json_schema,omitempty"`
+}
+
+type jsonSchema struct {
+	Name   string          `json:"name"`
+	Schema json.RawMessage `json:"schema"`
+}
+
+// refuse says which field can't be served by such a server.
+func refuse(format string, args ...any) error {
+	return &backend.Error{Kind: backend.InvalidRequest, Message: fmt.Sprintf(format, args...) + " is not supported by this model's back-end (OpenAI-compatible chat completions)"}
+}
+
+// encode translates a request.
+func encode(req *backend.Request, stream bool) ([]byte, error) {
+	in := req.Body
+	out := chatRequest{Model: req.Model, Stream: stream}
+	if stream {
+		out.StreamOptions = &streamOptions{IncludeUsage: true}
+	}
+	if s := in.SystemInstruction; s != nil {
+		var texts []string
+		for i := range s.Parts {
+			if s.Parts[i].Text == nil {
+				return nil, refuse("a systemInstruction with anything but text")
+			}
+			texts = append(texts, *s.Parts[i].Text)
+		}
+		out.Messages = append(out.Messages, message{Role: "system", Content: strings.Join(texts, "\n")})
+	}
+	for i := range in.Contents {
+		messages, err := encodeTurn(&in.Contents[i], i)
+		if err != nil {
+			return nil, err
+		}
+		out.Messages = append(out.Messages, messages...)
+	}
+	if err := encodeTools(&out, in); err != nil {
+		return nil, err
+	}
+	if err := encodeConfig(&out, in.GenerationConfig); err != nil {
+		return nil, err
+	}
+	return json.Marshal(out)
+}
+
+// encodeTurn translates one turn. A turn of function results becomes one message
+// for each.
+func encodeTurn(c *genai.Content, index int) ([]message, error) {
+	m := message{Role: "user"}
+	if c.Role == "model" {
+		m.Role = "assistant"
+	}
+	var (
+		parts   []contentPart
+		results []message
+	)
+	for i := range c.Parts {
+		p := &c.Parts[i]
+		switch {
+		case p.Thought: // Thoughts of earlier turns are not sent back.
+		case p.Text != nil:
+			parts = append(parts, contentPart{Type: "text", Text: *p.Text})
+		case p.InlineData != nil && strings.HasPrefix(p.InlineData.MimeType, "image/"):
+			parts = append(parts, contentPart{Type: "image_url", ImageURL: &imageURL{"data:" + p.InlineData.MimeType + ";base64," + p.InlineData.Data}})
+		case p.InlineData != nil:
+			return nil, refuse("contents[%d].parts[%d].inlineData of type %q", index, i, p.InlineData.MimeType)
+		case p.FileData != nil:
+			return nil, refuse("contents[%d].parts[%d].fileData", index, i)
+		case p.FunctionCall != nil:
+			args := string(p.FunctionCall.Args)
+			if args == "" {
+				args = "{}"
+			}
+			m.ToolCalls = append(m.ToolCalls, toolCall{ID: callID(p.FunctionCall.ID, p.FunctionCall.Name), Type: "function",
+				Function: functionCall{Name: p.FunctionCall.Name, Arguments: args}})
+		case p.FunctionResponse != nil:
+			results = append(results, message{Role: "tool", ToolCallID: callID(p.FunctionResponse.ID, p.FunctionResponse.Name),
+				Content: string(p.FunctionResponse.Response)})
+		case p.ExecutableCode != nil || p.CodeExecutionResult != nil:
+			return nil, refuse("contents[%d].parts[%d]: code execution", index, i)
+		}
+	}
+	switch {
+	case len(parts) == 1 && parts[0].Type == "text":
+		m.Content = parts[0].Text
+	case len(parts) > 0 && m.Role == "assistant":
+		// The protocol wants an assistant's content as text.
+		var texts []string
+		for _, p := range parts {
+			texts = append(texts, p.Text)
+		}
+		m.Content = strings.Join(texts, "")
+	case len(parts) > 0:
+		m.Content = parts
+	case m.ToolCalls == nil:
+		return results, nil
+	}
+	return append(results, m), nil
+}
+
+// callID is the id by which a result finds its call. Clients of the classic
+// surface may leave it out on both sides; then the name serves.
+func callID(id, name string) string {
+	if id == "" {
+		return "call_" + name
+	}
+	return id
+}
+
+func encodeTools(out *chatRequest, in *genai.GenerateContentRequest) error {
+	for i, t := range in.Tools {
+		switch {
+		case t.GoogleSearch != nil:
+			return refuse("tools[%d].googleSearch", i)
+		case t.CodeExecution != nil:
+			return refuse("tools[%d].codeExecution", i)
+		case t.URLContext != nil:
+			return refuse("tools[%d].urlContext", i)
+		}
+		for k := range t.FunctionDeclarations {
+			f := &t.FunctionDeclarations[k]
+			schema, err := f.Schema()
+			if err != nil {
+				return &backend.Error{Kind: backend.InvalidRequest, Message: fmt.Sprintf("tools[%d].functionDeclarations[%d].parameters: %v", i, k, err)}
+			}
+			if schema == nil {
+				schema = json.RawMessage(`{"type":"object","properties":{}}`)
+			}
+			out.Tools = append(out.Tools, tool{Type: "function", Function: function{Name: f.Name, Description: f.Description, Parameters: schema}})
+		}
+	}
+	if in.ToolConfig == nil || in.ToolConfig.FunctionCallingConfig == nil || len(out.Tools) == 0 {
+		return nil
+	}
+	c := in.ToolConfig.FunctionCallingConfig
+	switch strings.ToUpper(c.Mode) {
+	case "NONE":
+		out.ToolChoice = "none"
+	case "ANY":
+		out.ToolChoice = "required"
+		if len(c.AllowedFunctionNames) == 1 {
+			out.ToolChoice = map[string]any{"type": "function", "function": map[string]string{"name": c.AllowedFunctionNames[0]}}
+		}
+	}
+	return nil
+}
+
+func encodeConfig(out *chatRequest, g *genai.GenerationConfig) error {
+	if g == nil {
+		return nil
+	}
+	for _, m := range g.ResponseModalities {
+		if !strings.EqualFold(m, "TEXT") {
+			return refuse("generationConfig.responseModalities %q", m)
+		}
+	}
+	out.Temperature, out.TopP, out.TopK, out.N = g.Temperature, g.TopP, g.TopK, g.CandidateCount
+	out.MaxTokens, out.Stop, out.Seed = g.MaxOutputTokens, g.StopSequences, g.Seed
+	out.PresencePenalty, out.FrequencyPenalty = g.PresencePenalty, g.FrequencyPenalty
+	isJSON, schema, err := g.JSONMode()
+	switch {
+	case err != nil:
+		return &backend.Error{Kind: backend.InvalidRequest, Message: "generationConfig.responseSchema: " + err.Error()}
+	case schema != nil:
+		out.ResponseFormat = &responseFormat{Type: "json_schema", JSONSchema: &jsonSchema{Name: "answer", Schema: schema}}
+	case isJSON:
+		out.ResponseFormat = &responseFormat{Type: "json_object"}
+	}
+	return nil
+}

@@ -1,0 +1,281 @@
+// Package openai is a back-end that speaks the OpenAI chat-completions protocol:
+// vLLM, llama.cpp, Ollama, or a hosted service.
+//
+// What the protocol has no place for is refused by name, so that nothing that
+// changes the meaning of a request is dropped in silence. Two things are passed
+// over, because such servers have no notion of them: safetySettings and
+// cachedContent.
+package openai
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"ringback.dev/internal/backend"
+	"ringback.dev/internal/genai"
+)
+
+// Config says how to reach a server. BaseURL must be set.
+type Config struct {
+	// BaseURL ends where the protocol's paths begin, such as http://127.0.0.1:8000/v1.
+	BaseURL string
+	// APIKey is sent as a bearer token unless empty.
+	APIKey string
+	// Timeout bounds one try of a request, streams included; zero means 10 min.
+	Timeout time.Duration
+	// MaxRetries bounds the further tries after 429, 5xx and failed connections;
+	// negative means none, zero means 3.
+	MaxRetries int
+	// Transport carries the requests; nil means one of its own.
+	Transport http.RoundTripper
+}
+
+const (
+	// maxAnswer bounds an answer that is read whole.
+	maxAnswer = 64 << 20
+	// maxWait bounds how long a Retry-After is honoured in place; a longer one is
+	// passed on to the caller.
+	maxWait = 30 * time.Second
+)
+
+// Backend implements backend.Backend. Make one with New.
+type Backend struct {
+	base    string
+	key     string
+	timeout time.Duration
+	retries int
+	client  *http.Client
+}
+
+// New returns a back-end; a BaseURL that is none is an error.
+func New(c Config) (*Backend, error) {
+	u, err := url.Parse(c.BaseURL)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return nil, fmt.Errorf("openai: the url %q must look like http://127.0.0.1:8000/v1", c.BaseURL)
+	}
+	b := &Backend{base: strings.TrimRight(c.BaseURL, "/"), key: c.APIKey, timeout: c.Timeout, retries: c.MaxRetries}
+	if b.timeout == 0 {
+		b.timeout = 10 * time.Minute
+	}
+	if b.retries == 0 {
+		b.retries = 3
+	}
+	transport := c.Transport
+	if transport == nil {
+		transport = &http.Transport{
+			Proxy:       http.ProxyFromEnvironment,
+			DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			// Many jobs talk to one server.
+			MaxIdleConns: 512, MaxIdleConnsPerHost: 512, IdleConnTimeout: 90 * time.Second,
+			TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true,
+		}
+	}
+	b.client = &http.Client{Transport: transport}
+	return b, nil
+}
+
+// Generate implements backend.Backend.
+func (b *Backend) Generate(ctx context.Context, req *backend.Request) (*genai.GenerateContentResponse, error) {
+	body, err := encode(req, false)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	resp, err := b.do(ctx, http.MethodPost, "/chat/completions", body)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, transportError(ctx, err)
+	}
+	if len(data) > maxAnswer {
+		return nil, &backend.Error{Kind: backend.Internal, Message: "the back-end's answer is larger than 64 MiB"}
+	}
+	var c completion
+	if err := json.Unmarshal(data, &c); err != nil {
+		return nil, &backend.Error{Kind: backend.Internal, Message: "the back-end's answer is not the JSON of a chat completion", Cause: err}
+	}
+	return c.decode()
+}
+
+// Stream implements backend.Streamer.
+func (b *Backend) Stream(ctx context.Context, req *backend.Request) iter.Seq2[*genai.GenerateContentResponse, error] {
+	return func(yield func(*genai.GenerateContentResponse, error) bool) {
+		body, err := encode(req, true)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, b.timeout)
+		defer cancel()
+		resp, err := b.do(ctx, http.MethodPost, "/chat/completions", body)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer resp.Body.Close()
+		if err := readStream(resp.Body, func(r *genai.GenerateContentResponse) bool { return yield(r, nil) }); err != nil {
+			var known *backend.Error
+			if !errors.As(err, &known) {
+				err = transportError(ctx, err)
+			}
+			yield(nil, err)
+		}
+	}
+}
+
+// Models implements backend.ModelLister.
+func (b *Backend) Models(ctx context.Context) ([]genai.Model, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	resp, err := b.do(ctx, http.MethodGet, "/models", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var list struct {
+		Data []struct {
+			ID string `json:"id"`
+		} `json:"data"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&list); err != nil {
+		return nil, &backend.Error{Kind: backend.Internal, Message: "the back-end's list of models can't be read", Cause: err}
+	}
+	models := make([]genai.Model, len(list.Data))
+	for i, m := range list.Data {
+		models[i] = backend.Describe(m.ID)
+	}
+	return models, nil
+}
+
+// do sends a request until it is answered 2xx, can't be helped, or the tries are
+// used up.
+func (b *Backend) do(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	for try := 0; ; try++ {
+		resp, err := b.once(ctx, method, path, body)
+		if err == nil {
+			return resp, nil
+		}
+		var e *backend.Error
+		if !errors.As(err, &e) {
+			return nil, err
+		}
+		wait := e.RetryAfter
+		if wait == 0 {
+			// 0.5 s, 1 s, 2 s …, spread over ± 50 %, so that many jobs don't return at once.
+			wait = time.Duration(float64(500*time.Millisecond<<min(try, 5)) * (0.5 + rand.Float64()))
+		}
+		if (e.Kind != backend.RateLimited && e.Kind != backend.Unavailable) || try >= b.retries || wait > maxWait {
+			return nil, err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, transportError(ctx, ctx.Err())
+		}
+	}
+}
+
+func (b *Backend) once(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, b.base+path, strings.NewReader(string(body)))
+	if err != nil {
+		return nil, fmt.Errorf("openai: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if b.key != "" {
+		req.Header.Set("Authorization", "Bearer "+b.key)
+	}
+	resp, err := b.client.Do(req)
+	if err != nil {
+		return nil, transportError(ctx, err)
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	return nil, statusError(resp)
+}
+
+// transportError classifies a request that got no answer. The address is left
+// out: it may hold credentials.
+func transportError(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return &backend.Error{Kind: backend.Timeout, Message: "the back-end did not answer in time"}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	return &backend.Error{Kind: backend.Unavailable, Message: "the back-end can't be reached", Cause: err}
+}
+
+// statusError reads an error answer: OpenAI's {"error":{"message"}} or any text.
+func statusError(resp *http.Response) error {
+	data, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10)) // What was read is enough for a message.
+	var said struct {
+		Error json.RawMessage `json:"error"`
+	}
+	message := http.StatusText(resp.StatusCode)
+	if json.Unmarshal(data, &said) == nil {
+		var object struct {
+			Message string `json:"message"`
+		}
+		var text string
+		if json.Unmarshal(said.Error, &object) == nil && object.Message != "" {
+			message = object.Message
+		} else if json.Unmarshal(said.Error, &text) == nil && text != "" {
+			message = text
+		}
+	}
+	e := &backend.Error{Message: fmt.Sprintf("the back-end answered %d: %s", resp.StatusCode, message),
+		RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
+	switch code := resp.StatusCode; {
+	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+		// The message may quote the key.
+		e.Kind, e.Message = backend.Unauthorized, fmt.Sprintf("the back-end refused the server's credentials (%d)", code)
+	case code == http.StatusNotFound:
+		e.Kind = backend.ModelNotFound
+	case code == http.StatusTooManyRequests:
+		e.Kind = backend.RateLimited
+	case code == http.StatusRequestTimeout, code == http.StatusGatewayTimeout, code == http.StatusBadGateway,
+		code == http.StatusServiceUnavailable, code == http.StatusInternalServerError:
+		e.Kind = backend.Unavailable
+	case code >= 400 && code < 500:
+		e.Kind = backend.InvalidRequest
+	default:
+		e.Kind = backend.Internal
+	}
+	return e
+}
+
+// retryAfter reads a Retry-After header: seconds or a date (RFC 9110 §10.2.3).
+func retryAfter(header string) time.Duration {
+	if seconds, err := strconv.ParseUint(strings.TrimSpace(header), 10, 32); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if date, err := http.ParseTime(header); err == nil {
+		return max(time.Until(date), 0)
+	}
+	return 0
+}

@@ -1,0 +1,145 @@
+package genai
+
+import "encoding/json"
+
+// CreateInteraction is the body of POST /interactions (wire contract §5.1).
+type CreateInteraction struct {
+	Model                 string                 `json:"model,omitempty"`
+	Agent                 string                 `json:"agent,omitempty"`
+	Input                 json.RawMessage        `json:"input,omitempty"`
+	SystemInstruction     string                 `json:"system_instruction,omitempty"`
+	Tools                 []InteractionTool      `json:"tools,omitempty"`
+	GenerationConfig      *InteractionGeneration `json:"generation_config,omitempty"`
+	ResponseFormat        json.RawMessage        `json:"response_format,omitempty"`
+	ResponseMimeType      string                 `json:"response_mime_type,omitempty"`
+	ResponseModalities    []string               `json:"response_modalities,omitempty"`
+	PreviousInteractionID string                 `json:"previous_interaction_id,omitempty"`
+	Store                 *bool                  `json:"store,omitempty"`
+	Background            bool                   `json:"background,omitempty"`
+	Stream                bool                   `json:"stream,omitempty"`
+	WebhookConfig         json.RawMessage        `json:"webhook_config,omitempty"`
+	ServiceTier           string                 `json:"service_tier,omitempty"`
+	Labels                map[string]string      `json:"labels,omitempty"`
+}
+
+// InteractionTool is a tool (§5.6). Only type "function" runs at the caller's.
+type InteractionTool struct {
+	Type        string          `json:"type"`
+	Name        string          `json:"name,omitempty"`
+	Description string          `json:"description,omitempty"`
+	Parameters  json.RawMessage `json:"parameters,omitempty"`
+}
+
+// InteractionGeneration is generation_config (§5.7). ToolChoice is a mode or an object.
+type InteractionGeneration struct {
+	Temperature      *float64        `json:"temperature,omitempty"`
+	TopP             *float64        `json:"top_p,omitempty"`
+	MaxOutputTokens  *int            `json:"max_output_tokens,omitempty"`
+	Seed             *int64          `json:"seed,omitempty"`
+	StopSequences    []string        `json:"stop_sequences,omitempty"`
+	PresencePenalty  *float64        `json:"presence_penalty,omitempty"`
+	FrequencyPenalty *float64        `json:"frequency_penalty,omitempty"`
+	ThinkingLevel    string          `json:"thinking_level,omitempty"`
+	ToolChoice       json.RawMessage `json:"tool_choice,omitempty"`
+}
+
+// AllowedTools is the object form of tool_choice.
+type AllowedTools struct {
+	AllowedTools struct {
+		Mode  string   `json:"mode,omitempty"`
+		Tools []string `json:"tools,omitempty"`
+	} `json:"allowed_tools"`
+}
+
+// ResponseFormat is one entry of response_format.
+type ResponseFormat struct {
+	Type     string          `json:"type"`
+	MimeType string          `json:"mime_type,omitempty"`
+	Schema   json.RawMessage `json:"schema,omitempty"`
+}
+
+// Step is one entry of an interaction's input or output (§5.5.7).
+type Step struct {
+	Type      string          `json:"type"`
+	Content   []StepContent   `json:"content,omitempty"`
+	ID        string          `json:"id,omitempty"`
+	CallID    string          `json:"call_id,omitempty"`
+	Name      string          `json:"name,omitempty"`
+	Arguments json.RawMessage `json:"arguments,omitempty"`
+	Result    json.RawMessage `json:"result,omitempty"`
+	IsError   bool            `json:"is_error,omitempty"`
+	Signature string          `json:"signature,omitempty"`
+	Summary   []StepContent   `json:"summary,omitempty"`
+	Error     *StepError      `json:"error,omitempty"`
+}
+
+// The step types that ringback knows.
+const (
+	StepUserInput      = "user_input"
+	StepModelOutput    = "model_output"
+	StepThought        = "thought"
+	StepFunctionCall   = "function_call"
+	StepFunctionResult = "function_result"
+)
+
+// StepContent is a piece of text or media; Data is base64.
+type StepContent struct {
+	Type     string `json:"type"`
+	Text     string `json:"text,omitempty"`
+	Data     string `json:"data,omitempty"`
+	URI      string `json:"uri,omitempty"`
+	MimeType string `json:"mime_type,omitempty"`
+}
+
+// StepError is the error of a model_output step; Code is a gRPC code number.
+type StepError struct {
+	Code    int    `json:"code"`
+	Message string `json:"message"`
+}
+
+// InteractionUsage counts tokens (§5.5.6).
+type InteractionUsage struct {
+	TotalTokens           int              `json:"total_tokens"`
+	TotalInputTokens      int              `json:"total_input_tokens"`
+	InputTokensByModality []ModalityTokens `json:"input_tokens_by_modality,omitempty"`
+	TotalCachedTokens     int              `json:"total_cached_tokens"`
+	TotalOutputTokens     int              `json:"total_output_tokens"`
+	TotalToolUseTokens    int              `json:"total_tool_use_tokens"`
+	TotalThoughtTokens    int              `json:"total_thought_tokens"`
+}
+
+// ModalityTokens counts the tokens of one modality, such as "text".
+type ModalityTokens struct {
+	Modality string `json:"modality"`
+	Tokens   int    `json:"tokens"`
+}
+
+// InteractionOutput is what an interaction produced, as it is stored.
+type InteractionOutput struct {
+	Steps []Step            `json:"steps"`
+	Usage *InteractionUsage `json:"usage,omitempty"`
+}
+
+// Interaction is the resource (§5.5). Times are to the second.
+type Interaction struct {
+	ID                    string             `json:"id"`
+	Object                string             `json:"object"`
+	Status                string             `json:"status"`
+	Created               string             `json:"created"`
+	Updated               string             `json:"updated"`
+	Role                  string             `json:"role,omitempty"`
+	Model                 string             `json:"model,omitempty"`
+	ServiceTier           string             `json:"service_tier,omitempty"`
+	PreviousInteractionID string             `json:"previous_interaction_id,omitempty"`
+	Input                 []Step             `json:"input,omitempty"`
+	Steps                 []Step             `json:"steps,omitempty"`
+	Usage                 *InteractionUsage  `json:"usage,omitempty"`
+	Errors                []InteractionError `json:"errors,omitempty"`
+	Labels                map[string]string  `json:"labels,omitempty"`
+}
+
+// InteractionError is an entry of errors, and the body of error answers (§5.10).
+type InteractionError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
