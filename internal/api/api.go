@@ -1,0 +1,72 @@
+// Package api is the HTTP surface that the official Gemini SDKs talk to (wire
+// contract §0.4). It validates, asks the store and the runner, and renders; it
+// runs no job and sends no event itself.
+//
+// There are two surfaces with different manners (§0.2): the classic one (models)
+// and the new one (webhooks, interactions). They differ in casing and in the
+// form of errors, which surface.go and errors.go hold.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"ringback.dev"
+	"ringback.dev/internal/backend"
+	"ringback.dev/internal/keyring"
+	"ringback.dev/internal/store"
+)
+
+// Runner runs jobs; package work implements it.
+type Runner interface {
+	// Submit stores a background job and starts it.
+	Submit(ctx context.Context, j *ringback.Job) error
+	// Do stores a foreground job, runs it and returns it as it ended.
+	Do(ctx context.Context, j *ringback.Job) (*ringback.Job, error)
+	// DoUnstored runs a job that leaves nothing behind.
+	DoUnstored(ctx context.Context, j *ringback.Job) (*ringback.Job, error)
+	// Cancel ends a job as cancelled and returns it.
+	Cancel(ctx context.Context, project, id ringback.ID) (*ringback.Job, error)
+}
+
+// Pinger sends a ping to an endpoint; package emit implements it.
+type Pinger interface {
+	Ping(ctx context.Context, to *ringback.Endpoint, now time.Time) error
+}
+
+// Config is what the surface needs. All but MaxBody and Now must be set.
+type Config struct {
+	Store   store.Store
+	Runner  Runner
+	Pinger  Pinger
+	Backend backend.Backend
+	Secrets *keyring.Keyring
+	// CheckURI judges a callback address at registration.
+	CheckURI func(string) error
+	// AnyKey, if not empty, is the project for which any API key may act
+	// (ringback dev); otherwise keys are looked up.
+	AnyKey ringback.ID
+	// MaxBody bounds a request's body in bytes; zero means 20 MiB.
+	MaxBody int64
+	Log     *slog.Logger
+	Now     func() time.Time
+}
+
+type api struct {
+	Config
+	handler http.Handler
+}
+
+// New returns the surface's handler.
+func New(c Config) http.Handler {
+	if c.MaxBody == 0 {
+		c.MaxBody = 20 << 20
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	a := &api{Config: c}
+	return a.observe(a.routes())
+}

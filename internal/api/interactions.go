@@ -1,0 +1,376 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"ringback.dev"
+	"ringback.dev/internal/backend"
+	"ringback.dev/internal/genai"
+	"ringback.dev/internal/work"
+)
+
+// createInteraction answers a background interaction at once and a foreground
+// one when it has ended. A back-end's failure is no HTTP error: the answer is
+// the failed resource (wire contract §5.5.4), for either kind, because the
+// interaction exists and can be got again. Only a model name that no back-end
+// has is refused before anything is stored.
+func (a *api) createInteraction(c *call) (any, error) {
+	var q genai.CreateInteraction
+	if err := a.decode(c, &q, false); err != nil {
+		return nil, err
+	}
+	spec, err := interactionSpec(&q)
+	if err != nil {
+		return nil, err
+	}
+	if r, ok := a.Backend.(backend.Resolver); ok {
+		if err := r.Resolve(q.Model); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.checkHistory(c, spec); err != nil {
+		return nil, err
+	}
+	stored, err := json.Marshal(spec)
+	if err != nil {
+		return nil, err
+	}
+	j := &ringback.Job{ID: ringback.NewInteractionID(c.now), Project: c.project, Kind: ringback.KindInteraction, Model: q.Model, Spec: stored}
+	switch {
+	case q.Background:
+		err = a.Runner.Submit(c.Context(), j)
+	case q.Store != nil && !*q.Store:
+		j, err = a.Runner.DoUnstored(c.Context(), j)
+	default:
+		j, err = a.Runner.Do(c.Context(), j)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return renderInteraction(j, spec, false)
+}
+
+// interactionSpec validates a request. Errors name the field.
+func interactionSpec(q *genai.CreateInteraction) (*work.InteractionSpec, error) {
+	unsupported := func(field, instead string) error {
+		return invalid("%s: it is not supported by this version%s", field, instead)
+	}
+	q.Model = strings.TrimPrefix(q.Model, "models/")
+	switch {
+	case q.Agent != "":
+		return nil, unsupported("agent", "; give a model")
+	case q.Model == "":
+		return nil, invalid("model: it is required")
+	case len(q.Model) > maxNameLength:
+		return nil, invalid("model: a name has at most %d bytes", maxNameLength)
+	case q.Stream:
+		return nil, unsupported("stream", "; leave it out, and use background with a webhook for long work")
+	case given(q.WebhookConfig):
+		return nil, unsupported("webhook_config", "; register a webhook with POST /v1/webhooks, it hears of every interaction")
+	case q.Background && q.Store != nil && !*q.Store:
+		return nil, invalid("store: a background interaction must be stored")
+	case q.PreviousInteractionID != "" && len(q.PreviousInteractionID) > maxNameLength:
+		return nil, invalid("previous_interaction_id: there is no such interaction")
+	}
+	for _, m := range q.ResponseModalities {
+		if !strings.EqualFold(m, "text") {
+			return nil, unsupported(fmt.Sprintf("response_modalities %q", m), "")
+		}
+	}
+	for i, t := range q.Tools {
+		if t.Type != "function" {
+			return nil, unsupported(fmt.Sprintf("tools[%d]: the tool %q", i, t.Type), "; tools of type function are")
+		}
+		if t.Name == "" {
+			return nil, invalid("tools[%d].name: it is required", i)
+		}
+	}
+	spec := &work.InteractionSpec{CreateInteraction: *q}
+	spec.Input, spec.ResponseFormat, spec.WebhookConfig = nil, nil, nil
+	var err error
+	if spec.Steps, err = inputSteps(q.Input); err != nil {
+		return nil, err
+	}
+	if spec.JSON, spec.Schema, err = responseFormat(q); err != nil {
+		return nil, err
+	}
+	return spec, checkToolChoice(q.GenerationConfig)
+}
+
+// given reports whether raw JSON is there and not null.
+func given(raw json.RawMessage) bool {
+	raw = bytes.TrimSpace(raw)
+	return len(raw) > 0 && string(raw) != "null"
+}
+
+// inputSteps reads the input: a string, a Content, a list of Content, or a list
+// of Steps (§5.1).
+func inputSteps(raw json.RawMessage) ([]genai.Step, error) {
+	raw = bytes.TrimSpace(raw)
+	if !given(raw) {
+		return nil, invalid("input: it is required")
+	}
+	var text string
+	var list []json.RawMessage
+	switch raw[0] {
+	case '"':
+		if err := json.Unmarshal(raw, &text); err != nil {
+			return nil, invalid("input: %v", err)
+		}
+		if text == "" {
+			return nil, invalid("input: it is empty")
+		}
+		return []genai.Step{{Type: genai.StepUserInput, Content: []genai.StepContent{{Type: "text", Text: text}}}}, nil
+	case '{':
+		list = []json.RawMessage{raw}
+	case '[':
+		if err := json.Unmarshal(raw, &list); err != nil {
+			return nil, invalid("input: %v", err)
+		}
+	default:
+		return nil, invalid("input: expected a string, an object or a list")
+	}
+	if len(list) == 0 {
+		return nil, invalid("input: it is empty")
+	}
+	var steps []genai.Step
+	for i, item := range list {
+		at := fmt.Sprintf("input[%d]", i)
+		var s genai.Step
+		if err := genai.Decode(item, &s); err != nil {
+			return nil, invalid("%s: %v", at, err)
+		}
+		switch s.Type {
+		case "text", "image", "audio", "video", "document":
+			var content genai.StepContent
+			if err := genai.Decode(item, &content); err != nil {
+				return nil, invalid("%s: %v", at, err)
+			}
+			if err := checkContent(at, &content); err != nil {
+				return nil, err
+			}
+			// Content without a step around it is the user's.
+			if n := len(steps); n > 0 && steps[n-1].Type == genai.StepUserInput {
+				steps[n-1].Content = append(steps[n-1].Content, content)
+			} else {
+				steps = append(steps, genai.Step{Type: genai.StepUserInput, Content: []genai.StepContent{content}})
+			}
+			continue
+		}
+		if err := checkStep(at, &s, steps); err != nil {
+			return nil, err
+		}
+		steps = append(steps, s)
+	}
+	return steps, nil
+}
+
+func checkStep(at string, s *genai.Step, earlier []genai.Step) error {
+	switch s.Type {
+	case genai.StepUserInput, genai.StepModelOutput:
+		for i := range s.Content {
+			if err := checkContent(fmt.Sprintf("%s.content[%d]", at, i), &s.Content[i]); err != nil {
+				return err
+			}
+		}
+	case genai.StepThought:
+	case genai.StepFunctionCall:
+		if s.Name == "" || s.ID == "" {
+			return invalid("%s: a function_call needs an id and a name", at)
+		}
+		if given(s.Arguments) && bytes.TrimSpace(s.Arguments)[0] != '{' {
+			return invalid("%s.arguments: expected an object", at)
+		}
+	case genai.StepFunctionResult:
+		if s.CallID == "" {
+			return invalid("%s.call_id: it is required", at)
+		}
+		if s.Name == "" {
+			// It is found in the history when it runs, unless all of that is here.
+			i := slices.IndexFunc(earlier, func(e genai.Step) bool { return e.Type == genai.StepFunctionCall && e.ID == s.CallID })
+			if i >= 0 {
+				s.Name = earlier[i].Name
+			}
+		}
+	case "":
+		return invalid("%s.type: it is required", at)
+	default:
+		return invalid("%s: steps and content of type %q are not supported by this version", at, s.Type)
+	}
+	return nil
+}
+
+func checkContent(at string, c *genai.StepContent) error {
+	switch {
+	case c.Type == "text":
+		return nil
+	case c.Type == "image" || c.Type == "audio" || c.Type == "video" || c.Type == "document":
+	default:
+		return invalid("%s: content of type %q is not supported by this version", at, c.Type)
+	}
+	if c.URI != "" {
+		return invalid("%s.uri: files are not supported by this version; send data", at)
+	}
+	if c.Data == "" || c.MimeType == "" {
+		return invalid("%s: %s content needs data and mime_type", at, c.Type)
+	}
+	return nil
+}
+
+// responseFormat reads response_format: an entry or a list of them, or a bare
+// JSON schema; and the older response_mime_type.
+func responseFormat(q *genai.CreateInteraction) (isJSON bool, schema json.RawMessage, err error) {
+	switch strings.ToLower(q.ResponseMimeType) {
+	case "", "text/plain":
+	case "application/json":
+		isJSON = true
+	default:
+		return false, nil, invalid("response_mime_type: %q is neither text/plain nor application/json", q.ResponseMimeType)
+	}
+	if !given(q.ResponseFormat) {
+		return isJSON, nil, nil
+	}
+	list := []json.RawMessage{q.ResponseFormat}
+	if bytes.TrimSpace(q.ResponseFormat)[0] == '[' {
+		if err := json.Unmarshal(q.ResponseFormat, &list); err != nil {
+			return false, nil, invalid("response_format: %v", err)
+		}
+	}
+	for _, raw := range list {
+		var f genai.ResponseFormat
+		if err := genai.Decode(raw, &f); err != nil {
+			return false, nil, invalid("response_format: %v", err)
+		}
+		switch f.Type {
+		case "text":
+			if f.Schema != nil || strings.EqualFold(f.MimeType, "application/json") {
+				isJSON, schema = true, f.Schema
+			}
+		case "image", "audio", "video":
+			return false, nil, invalid("response_format: %s is not supported by this version", f.Type)
+		default:
+			isJSON, schema = true, raw // A bare schema.
+		}
+	}
+	return isJSON, schema, nil
+}
+
+func checkToolChoice(g *genai.InteractionGeneration) error {
+	if g == nil || !given(g.ToolChoice) {
+		return nil
+	}
+	var mode string
+	if json.Unmarshal(g.ToolChoice, &mode) != nil {
+		var allowed genai.AllowedTools
+		if err := genai.Decode(g.ToolChoice, &allowed); err != nil {
+			return invalid("generation_config.tool_choice: %v", err)
+		}
+		mode = allowed.AllowedTools.Mode
+	}
+	switch strings.ToLower(mode) {
+	case "", "auto", "any", "none", "validated":
+		return nil
+	}
+	return invalid("generation_config.tool_choice: %q is none of auto, any, none, validated", mode)
+}
+
+// checkHistory makes sure that the interaction to go on from is there and has ended.
+func (a *api) checkHistory(c *call, spec *work.InteractionSpec) error {
+	id := ringback.ID(spec.PreviousInteractionID)
+	if id == "" {
+		return nil
+	}
+	j, err := a.interaction(c, id)
+	if err != nil {
+		return err
+	}
+	if !j.State.Final() {
+		return &ringback.Error{Code: ringback.FailedPrecondition, Message: fmt.Sprintf("previous_interaction_id: interaction %s is still in progress", id)}
+	}
+	return nil
+}
+
+// interaction reads a stored interaction.
+func (a *api) interaction(c *call, id ringback.ID) (*ringback.Job, error) {
+	j, err := a.Store.Job(c.Context(), c.project, id)
+	if err == nil && j.Kind != ringback.KindInteraction {
+		err = ringback.NotFound
+	}
+	return j, notFound(err, "interaction", id)
+}
+
+func (a *api) getInteraction(c *call) (any, error) {
+	if c.query("stream") == "true" || c.query("alt") == "sse" {
+		return nil, invalid("stream: streaming is not supported by this version; ask without it")
+	}
+	j, err := a.interaction(c, c.id())
+	if err != nil {
+		return nil, err
+	}
+	var spec work.InteractionSpec
+	if err := json.Unmarshal(j.Spec, &spec); err != nil {
+		return nil, fmt.Errorf("spec of interaction %s: %w", j.ID, err)
+	}
+	return renderInteraction(j, &spec, c.query("include_input") == "true")
+}
+
+func (a *api) cancelInteraction(c *call) (any, error) {
+	j, err := a.interaction(c, c.id())
+	if err != nil {
+		return nil, err
+	}
+	var spec work.InteractionSpec
+	if err := json.Unmarshal(j.Spec, &spec); err != nil {
+		return nil, fmt.Errorf("spec of interaction %s: %w", j.ID, err)
+	}
+	if !spec.Background {
+		return nil, &ringback.Error{Code: ringback.FailedPrecondition, Message: "only background interactions can be cancelled"}
+	}
+	if j, err = a.Runner.Cancel(c.Context(), c.project, j.ID); err != nil {
+		return nil, notFound(err, "interaction", c.id())
+	}
+	return renderInteraction(j, &spec, false)
+}
+
+func (a *api) deleteInteraction(c *call) (any, error) {
+	j, err := a.interaction(c, c.id())
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, notFound(a.Store.DeleteJob(c.Context(), c.project, j.ID), "interaction", j.ID)
+}
+
+// renderInteraction shows a job as the resource of §5.5.
+func renderInteraction(j *ringback.Job, spec *work.InteractionSpec, withInput bool) (*genai.Interaction, error) {
+	r := &genai.Interaction{ID: string(j.ID), Object: "interaction", Status: "in_progress",
+		Created: seconds(j.Created), Updated: seconds(j.Updated), Model: j.Model, ServiceTier: "standard",
+		PreviousInteractionID: spec.PreviousInteractionID, Labels: spec.Labels}
+	if spec.ServiceTier != "" {
+		r.ServiceTier = strings.ToLower(spec.ServiceTier)
+	}
+	if withInput {
+		r.Input = spec.Steps
+	}
+	if !j.State.Final() {
+		return r, nil
+	}
+	r.Status, r.Role = string(j.State), "model"
+	if j.Output != nil {
+		var out genai.InteractionOutput
+		if err := json.Unmarshal(j.Output, &out); err != nil {
+			return nil, fmt.Errorf("output of interaction %s: %w", j.ID, err)
+		}
+		r.Steps, r.Usage = out.Steps, out.Usage
+	}
+	if j.Failure != nil {
+		r.Errors = []genai.InteractionError{{Code: j.Failure.Code, Message: j.Failure.Message}}
+	}
+	return r, nil
+}
+
+func seconds(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }

@@ -1,0 +1,137 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+)
+
+// versions are served alike (wire contract §0.3, rule 2).
+var versions = [...]string{"v1", "v1beta", "v1alpha"}
+
+// verbs maps methods to handlers for one path.
+type verbs map[string]handlerFunc
+
+// routes returns the handler of all routes. The standard mux finds the
+// collection; what follows in the path is cut by hand, because the SDKs put
+// verbs into the last segment and slashes into names (§0.4).
+func (a *api) routes() http.Handler {
+	mux := http.NewServeMux()
+	for _, v := range versions {
+		mux.Handle("/"+v+"/webhooks", a.serve(newSurface, func(*http.Request) (string, verbs) {
+			return "webhooks", verbs{"POST": a.createWebhook, "GET": a.listWebhooks}
+		}))
+		mux.Handle("/"+v+"/webhooks/", a.serve(newSurface, a.webhookRoute))
+		mux.Handle("/"+v+"/interactions", a.serve(newSurface, func(*http.Request) (string, verbs) {
+			return "interactions", verbs{"POST": a.createInteraction}
+		}))
+		mux.Handle("/"+v+"/interactions/", a.serve(newSurface, a.interactionRoute))
+		mux.Handle("/"+v+"/models", a.serve(classicSurface, func(*http.Request) (string, verbs) {
+			return "models", verbs{"GET": a.listModels}
+		}))
+		mux.Handle("/"+v+"/models/", a.serve(classicSurface, a.modelRoute))
+	}
+	mux.Handle("/", a.serve(classicSurface, func(*http.Request) (string, verbs) { return "", nil }))
+	return mux
+}
+
+func (a *api) webhookRoute(r *http.Request) (string, verbs) {
+	id, verb := cut(r, "webhooks")
+	r.SetPathValue("id", id)
+	switch verb {
+	case "":
+		return "webhooks/{id}", verbs{"GET": a.getWebhook, "PATCH": a.updateWebhook, "DELETE": a.deleteWebhook}
+	case "ping":
+		return "webhooks/{id}:ping", verbs{"POST": a.pingWebhook}
+	case "rotateSigningSecret", "rotate_secret", "rotateSecret":
+		return "webhooks/{id}:rotateSigningSecret", verbs{"POST": a.rotateWebhook}
+	}
+	return "", nil
+}
+
+func (a *api) interactionRoute(r *http.Request) (string, verbs) {
+	id, verb := cut(r, "interactions")
+	r.SetPathValue("id", id)
+	switch verb {
+	case "":
+		return "interactions/{id}", verbs{"GET": a.getInteraction, "DELETE": a.deleteInteraction}
+	case "cancel":
+		return "interactions/{id}/cancel", verbs{"POST": a.cancelInteraction}
+	}
+	return "", nil
+}
+
+func (a *api) modelRoute(r *http.Request) (string, verbs) {
+	name, verb := cutModel(r)
+	r.SetPathValue("id", name)
+	switch verb {
+	case "":
+		return "models/{model}", verbs{"GET": a.getModel}
+	case "generateContent":
+		return "models/{model}:generateContent", verbs{"POST": a.generateContent}
+	case "streamGenerateContent":
+		return "models/{model}:streamGenerateContent", verbs{"POST": a.streamGenerateContent}
+	case "countTokens":
+		return "models/{model}:countTokens", verbs{"POST": a.countTokens}
+	}
+	return "", nil
+}
+
+// cut splits what follows a collection in the path into an id and a verb, which
+// stands after the last colon or, in older forms, after a slash. The id may
+// carry its collection once more, encoded or not (§0.4).
+func cut(r *http.Request, collection string) (id, verb string) {
+	rest := after(r, collection)
+	rest = strings.TrimPrefix(rest, collection+"/")
+	id, verb, found := strings.Cut(rest, "/")
+	if found {
+		return id, verb
+	}
+	if i := strings.LastIndexByte(rest, ':'); i >= 0 {
+		return rest[:i], rest[i+1:]
+	}
+	return rest, ""
+}
+
+// cutModel splits what follows models/ into a name, which may hold slashes, and
+// a verb after the last colon.
+func cutModel(r *http.Request) (name, verb string) {
+	rest := after(r, "models")
+	if i := strings.LastIndexByte(rest, ':'); i >= 0 && !strings.Contains(rest[i:], "/") {
+		return rest[:i], rest[i+1:]
+	}
+	return rest, ""
+}
+
+// after returns the decoded path behind "/{version}/{collection}/".
+func after(r *http.Request, collection string) string {
+	_, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	return strings.TrimPrefix(rest, collection+"/")
+}
+
+// unserved names the parts of the Gemini API that this version does not serve,
+// so that a client learns more than "not found".
+var unserved = map[string]string{
+	"batches": "batches", "files": "files", "upload": "files", "download": "files", "operations": "operations", "tunedModels": "tuned models",
+	"cachedContents": "cached contents", "fileSearchStores": "file search stores",
+}
+
+// unservedVerbs is the same for what follows a model's name.
+var unservedVerbs = map[string]string{
+	"batchGenerateContent": "batches", "batchCreate": "batches", "asyncBatchEmbedContent": "batches",
+	"predictLongRunning": "video", "predict": "images", "embedContent": "embeddings", "batchEmbedContents": "embeddings",
+}
+
+// notServed explains why a path has no route.
+func notServed(r *http.Request) string {
+	if _, verb := cutModel(r); verb != "" {
+		if what := unservedVerbs[verb]; what != "" {
+			return "this version of ringback does not serve " + what + " yet (" + r.URL.Path + ")"
+		}
+	}
+	for segment := range strings.SplitSeq(r.URL.Path, "/") {
+		if what := unserved[segment]; what != "" {
+			return "this version of ringback does not serve " + what + " yet (" + r.URL.Path + ")"
+		}
+	}
+	return "there is no " + r.URL.Path + " here; routes begin with /v1 or /v1beta and go on with models, interactions or webhooks"
+}
