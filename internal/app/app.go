@@ -1,0 +1,301 @@
+// Package app puts a server together from its configuration, in one straight
+// line, and runs it. It is the only package that names adapters.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"ringback.dev"
+	"ringback.dev/internal/api"
+	"ringback.dev/internal/deliver"
+	"ringback.dev/internal/egress"
+	"ringback.dev/internal/emit"
+	"ringback.dev/internal/keyring"
+	"ringback.dev/internal/store"
+	"ringback.dev/internal/store/sqlite"
+	"ringback.dev/internal/web"
+	"ringback.dev/internal/work"
+)
+
+// node names this process in leases. There is one process per data folder, so
+// what an earlier one held under this name is free when the next one starts.
+const node = "local"
+
+// App is a server that is ready to run.
+type App struct {
+	// FirstKey is the API key of the project that New made because there was
+	// none. It is shown once.
+	FirstKey string
+
+	config     Config
+	log        *slog.Logger
+	store      store.Store
+	project    ringback.ID
+	secrets    *keyring.Keyring
+	runner     *work.Runner
+	dispatcher *deliver.Dispatcher
+	callbacks  *http.Client
+	listener   net.Listener
+	server     *http.Server
+}
+
+// New opens the data, binds the address and wires everything; nothing runs yet.
+// Close frees it again if Run is not called.
+func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
+	if c.Dev {
+		c.AllowHTTPCallbacks, c.AllowPrivateCallbacks = true, true
+	}
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	a := &App{config: c, log: log}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	if a.store, err = sqlite.Open(ctx, c.Data); err != nil {
+		return nil, err
+	}
+	if c.MasterKey != "" {
+		a.secrets, err = keyring.Parse(c.MasterKey)
+	} else {
+		a.secrets, err = keyring.Open(c.Data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := a.checkMasterKey(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.firstProject(ctx, time.Now()); err != nil {
+		return nil, err
+	}
+	models, err := c.router()
+	if err != nil {
+		return nil, err
+	}
+	outside := egress.Options{AllowHTTP: c.AllowHTTPCallbacks, AllowPrivate: c.AllowPrivateCallbacks, MaxIdlePerHost: c.PerTargetInFlight}
+	a.callbacks = egress.Client(outside)
+	a.dispatcher = deliver.New(deliver.Config{
+		Store: a.store, Secrets: a.secrets, Client: a.callbacks, Node: node, Backoff: ringback.DefaultBackoff(),
+		MaxInFlight: c.MaxInFlight, PerTarget: c.PerTargetInFlight, Timeout: c.DeliveryTimeout,
+		RequireHTTPS: !c.AllowHTTPCallbacks, Log: log,
+	})
+	emitter := emit.New(a.store, a.dispatcher, node, a.dispatcher.Lease)
+	a.runner = work.New(work.Config{Store: a.store, Emit: emitter, Backend: models, Node: node, MaxRunning: c.MaxRunning, Log: log})
+	apiConfig := api.Config{
+		Store: a.store, Runner: a.runner, Pinger: emitter, Backend: models, Secrets: a.secrets,
+		CheckURI: func(uri string) error { return egress.CheckURI(uri, outside) },
+		MaxBody:  c.MaxRequestBytes, Log: log,
+	}
+	if c.Dev {
+		apiConfig.AnyKey = a.project
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", a.ready)
+	mux.Handle("/", api.New(apiConfig))
+	if a.listener, err = listen(c.Listen); err != nil {
+		return nil, err
+	}
+	var inbox *web.Inbox
+	if c.Dev {
+		if err := a.devInbox(ctx, time.Now()); err != nil {
+			return nil, err
+		}
+		inbox = web.NewInbox(a.store, a.secrets, a.project, inboxID)
+		mux.Handle("/inbox", inbox)
+	}
+	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	if inbox != nil {
+		a.server.RegisterOnShutdown(inbox.Close)
+	}
+	return a, nil
+}
+
+func listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s is in use by another program; choose another address with --listen", address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s (--listen): %w", address, err)
+	}
+	return l, nil
+}
+
+func answer(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text + "\n")) // The caller has gone if this fails.
+}
+
+// ready tells whether requests can be served: the store can be read.
+func (a *App) ready(w http.ResponseWriter, r *http.Request) {
+	if err := a.store.Ping(r.Context()); err != nil {
+		answer(w, http.StatusServiceUnavailable, "the store can't be read")
+		return
+	}
+	answer(w, http.StatusOK, "ok")
+}
+
+// checkMasterKey makes sure at the start, not at the first callback, that the
+// stored secrets can be opened.
+func (a *App) checkMasterKey(ctx context.Context) error {
+	projects, err := a.store.Projects(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range projects {
+		endpoints, err := a.store.ProjectEndpoints(ctx, p.ID)
+		if err != nil {
+			return err
+		}
+		for _, e := range endpoints {
+			for _, s := range e.Secrets {
+				if _, err := a.secrets.Unseal(s.Sealed, "endpoint/"+string(e.ID)); errors.Is(err, keyring.ErrWrongKey) {
+					return fmt.Errorf("%w: restore master.key, or RINGBACK_MASTER_KEY, from your backup", err)
+				}
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// firstProject makes a project with a key if there is none yet.
+func (a *App) firstProject(ctx context.Context, now time.Time) error {
+	projects, err := a.store.Projects(ctx)
+	if err != nil {
+		return err
+	}
+	if len(projects) > 0 {
+		a.project = projects[0].ID
+		return nil
+	}
+	key := keyring.NewAPIKey()
+	p := ringback.Project{ID: ringback.NewID("proj", now), Name: "default", Created: now}
+	err = a.store.CreateProject(ctx, p, ringback.APIKey{ID: ringback.NewID("key", now), Project: p.ID, Name: "first",
+		Prefix: keyring.ShownPrefix(key), Hash: keyring.HashKey(key), Created: now})
+	if err != nil {
+		return err
+	}
+	a.project, a.FirstKey = p.ID, key
+	return nil
+}
+
+// Addr is the address that the server is bound to, HOST:PORT.
+func (a *App) Addr() string { return a.listener.Addr().String() }
+
+// URL is the base address to give to clients on this machine.
+func (a *App) URL() string {
+	host, port, err := net.SplitHostPort(a.Addr())
+	if err != nil {
+		return "http://" + a.Addr()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// Store gives commands in the same process access to the facts.
+func (a *App) Store() store.Store { return a.store }
+
+// Project is the only project of a development server.
+func (a *App) Project() ringback.ID { return a.project }
+
+// Run serves until ctx ends, then stops: no new work, a grace period for what is
+// under way, and what remains is given back. It closes the App.
+func (a *App) Run(ctx context.Context) error {
+	defer a.Close()
+	if err := a.store.Reclaim(ctx, node, time.Now()); err != nil {
+		return err
+	}
+	loops, ctx := errgroup.WithContext(ctx)
+	loops.Go(func() error { return a.runner.Run(ctx) })
+	loops.Go(func() error { return a.dispatcher.Run(ctx) })
+	loops.Go(func() error { return serve(a.server, a.listener) })
+	loops.Go(func() error {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.Background(), a.config.Grace)
+		defer cancel()
+		if err := a.server.Shutdown(grace); err != nil {
+			_ = a.server.Close() // What is still open has had its time.
+		}
+		a.runner.Stop(grace)
+		a.dispatcher.Stop(grace)
+		return nil
+	})
+	return loops.Wait()
+}
+
+func serve(s *http.Server, l net.Listener) error {
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Close frees everything. It may be called more than once.
+func (a *App) Close() {
+	if a.listener != nil {
+		_ = a.listener.Close() // Closed already if the server ran.
+	}
+	if a.callbacks != nil {
+		a.callbacks.CloseIdleConnections()
+	}
+	if a.store != nil {
+		if err := a.store.Close(); err != nil {
+			a.log.Error("close the store", "error", err)
+		}
+		a.store = nil
+	}
+}
+
+// inboxID is the id of the webhook that dev registers for its own receiver.
+const inboxID ringback.ID = "dev-inbox"
+
+// devInbox registers the built-in receiver for all events, and follows the port
+// if it has changed since the last start.
+func (a *App) devInbox(ctx context.Context, now time.Time) error {
+	uri := a.URL() + "/inbox"
+	have, err := a.store.Endpoint(ctx, a.project, inboxID)
+	switch {
+	case err == nil && have.URI == uri:
+		return nil
+	case err == nil:
+		_, err = a.store.UpdateEndpoint(ctx, a.project, inboxID, store.EndpointPatch{URI: &uri}, now)
+		return err
+	case !errors.Is(err, ringback.NotFound):
+		return err
+	}
+	secret := web.NewInboxSecret(a.secrets, inboxID, now)
+	return a.store.CreateEndpoint(ctx, &ringback.Endpoint{ID: inboxID, Project: a.project, Name: "dev inbox (built in)", URI: uri,
+		Events: ringback.EventTypes(), State: ringback.Enabled, Secrets: []ringback.Secret{secret}, Created: now, Updated: now})
+}
+
+// Logger makes the logger that a configuration asks for.
+func (c *Config) Logger(w interface{ Write([]byte) (int, error) }) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(strings.ToUpper(c.LogLevel))); err != nil {
+		level = slog.LevelInfo
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
