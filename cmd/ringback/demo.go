@@ -23,6 +23,7 @@ import (
 type demoCommand struct {
 	Model     string        `default:"gemini-3.6-flash" help:"Model to ask."`
 	Prompt    string        `default:"Why should a long job call back instead of being polled?" help:"What to ask."`
+	MaxTokens int           `default:"128" help:"Longest answer, in tokens."`
 	OpenAIURL string        `name:"openai-url" placeholder:"URL" help:"OpenAI-compatible server that runs the model; without it the emulator answers."`
 	OpenAIKey string        `name:"openai-key" placeholder:"KEY" help:"API key for --openai-url."`
 	Timeout   time.Duration `default:"60s" help:"How long to wait for the callback."`
@@ -96,7 +97,8 @@ func (c *demoCommand) roundTrip(ctx context.Context, s *streams, a *app.App) err
 	secret <- key
 
 	var job genai.Interaction
-	err = server.call(ctx, http.MethodPost, "/interactions", map[string]any{"model": c.Model, "input": c.Prompt, "background": true}, &job)
+	err = server.call(ctx, http.MethodPost, "/interactions", map[string]any{"model": c.Model, "input": c.Prompt,
+		"background": true, "generation_config": map[string]any{"max_output_tokens": c.MaxTokens}}, &job)
 	if err != nil {
 		return err
 	}
