@@ -185,8 +185,8 @@ func TestGoInteractions(t *testing.T) {
 	if call == nil || call.Name != "get_weather" || call.Arguments["city"] != "Paris" {
 		t.Fatalf("unexpected call %+v", call)
 	}
-	told := create(t, c, `{"model":"gemini-3.6-flash","previous_interaction_id":"`+*asked.ID+`",`+tools+`,"input":[{"type":"function_result","call_id":"`+call.ID+`","name":"get_weather","result":{"temp":20}}]}`)
-	if told.Status != interactions.InteractionStatusCompleted || !strings.Contains(*told.OutputText, "temp") {
+	told := create(t, c, `{"model":"gemini-3.6-flash","previous_interaction_id":"`+*asked.ID+`",`+tools+`,"input":[{"type":"function_result","call_id":"`+call.ID+`","name":"get_weather","result":"20 degrees"}]}`)
+	if told.Status != interactions.InteractionStatusCompleted || !strings.Contains(*told.OutputText, "20 degrees") {
 		t.Errorf("unexpected answer %s %s", told.Status, *told.OutputText)
 	}
 
