@@ -54,10 +54,7 @@ type Config struct {
 	Now     func() time.Time
 }
 
-type api struct {
-	Config
-	handler http.Handler
-}
+type api struct{ Config }
 
 // New returns the surface's handler.
 func New(c Config) http.Handler {
@@ -67,6 +64,6 @@ func New(c Config) http.Handler {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	a := &api{Config: c}
+	a := &api{c}
 	return a.observe(a.routes())
 }
