@@ -96,6 +96,9 @@ func interactionSpec(q *genai.CreateInteraction) (*work.InteractionSpec, error) 
 	if spec.Steps, err = inputSteps(q.Input); err != nil {
 		return nil, err
 	}
+	if err := checkSteps(spec.Steps, q.PreviousInteractionID != ""); err != nil {
+		return nil, err
+	}
 	if spec.JSON, spec.Schema, err = responseFormat(q); err != nil {
 		return nil, err
 	}
@@ -170,6 +173,30 @@ func inputSteps(raw json.RawMessage) ([]genai.Step, error) {
 	return steps, nil
 }
 
+// checkSteps refuses an input that says nothing at all, and a function's result
+// whose call can't be found: without earlier interactions it must be in the input.
+func checkSteps(steps []genai.Step, continued bool) error {
+	says := false
+	for i := range steps {
+		s := &steps[i]
+		switch s.Type {
+		case genai.StepUserInput, genai.StepModelOutput:
+			says = says || slices.ContainsFunc(s.Content, func(c genai.StepContent) bool { return c.Type != "text" || c.Text != "" })
+		case genai.StepFunctionResult:
+			if s.Name == "" && !continued {
+				return invalid("input[%d].call_id: no function_call %q is in the input, and there is no previous_interaction_id", i, s.CallID)
+			}
+			says = true
+		case genai.StepFunctionCall:
+			says = true
+		}
+	}
+	if !says {
+		return invalid("input: it is empty")
+	}
+	return nil
+}
+
 func checkStep(at string, s *genai.Step, earlier []genai.Step) error {
 	switch s.Type {
 	case genai.StepUserInput, genai.StepModelOutput:
@@ -242,12 +269,18 @@ func responseFormat(q *genai.CreateInteraction) (isJSON bool, schema json.RawMes
 		}
 	}
 	for _, raw := range list {
+		if !given(raw) {
+			return false, nil, invalid("response_format: an entry must not be null")
+		}
 		var f genai.ResponseFormat
 		if err := genai.Decode(raw, &f); err != nil {
 			return false, nil, invalid("response_format: %v", err)
 		}
 		switch f.Type {
 		case "text":
+			if !given(f.Schema) {
+				f.Schema = nil
+			}
 			if f.Schema != nil || strings.EqualFold(f.MimeType, "application/json") {
 				isJSON, schema = true, f.Schema
 			}

@@ -31,7 +31,9 @@ func (a *api) listModels(c *call) (any, error) {
 	}
 	start := 0
 	if after != "" {
-		start = slices.IndexFunc(all, func(m genai.Model) bool { return m.Name == after }) + 1
+		if start = slices.IndexFunc(all, func(m genai.Model) bool { return m.Name == after }) + 1; start == 0 {
+			return nil, errBadToken
+		}
 	}
 	var out struct {
 		Models        []genai.Model `json:"models"`

@@ -62,6 +62,13 @@ func (a *api) interactionRoute(r *http.Request) (string, verbs) {
 
 func (a *api) modelRoute(r *http.Request) (string, verbs) {
 	name, verb := cutModel(r)
+	if r.Method == http.MethodGet && verb != "" && unservedVerbs[verb] == "" {
+		// No verb is asked for with GET: the colon belongs to the name, as in "qwen2.5:0.5b".
+		name, verb = name+":"+verb, ""
+	}
+	if name == "" || strings.Contains(name, "/operations/") {
+		return "", nil
+	}
 	r.SetPathValue("id", name)
 	switch verb {
 	case "":

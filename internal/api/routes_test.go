@@ -139,12 +139,12 @@ func TestUnknownPaths(t *testing.T) {
 		"/v1/models/m:predictLongRunning":         "does not serve video yet",
 		"/v1/models/m:batchEmbedContents":         "does not serve embeddings yet",
 		"/v1/models/org/m:asyncBatchEmbedContent": "does not serve batches yet",
-		"/v1/models/m:fly":                        "there is no /v1/models/m:fly",
 	} {
 		for _, method := range []string{"GET", "POST"} {
 			s.do(method, path, "").refusedClassic(404, "NOT_FOUND", hint)
 		}
 	}
+	s.do("POST", "/v1/models/m:fly", "").refusedClassic(404, "NOT_FOUND", "there is no /v1/models/m:fly")
 	s.do("POST", "/v1/webhooks/w1:fly", "").refused(404, "not_found", "/v1/webhooks/w1:fly")
 	s.do("POST", "/v1/interactions/v1_x/fly", "").refused(404, "not_found", "/v1/interactions/v1_x/fly")
 }

@@ -128,6 +128,10 @@ func (a *api) decode(c *call, into any, optional bool) error {
 	return nil
 }
 
+// maxTrusted is how many bytes are reserved for a body on the word of its
+// Content-Length alone; more is reserved as it arrives.
+const maxTrusted = 1 << 20
+
 func (a *api) body(c *call) ([]byte, error) {
 	tooLarge := &ringback.Error{Code: ringback.TooLarge,
 		Message: fmt.Sprintf("the body is larger than %d bytes (the server's --max-request-bytes)", a.MaxBody)}
@@ -136,7 +140,7 @@ func (a *api) body(c *call) ([]byte, error) {
 	}
 	var b bytes.Buffer
 	if c.ContentLength > 0 {
-		b.Grow(int(c.ContentLength) + bytes.MinRead)
+		b.Grow(int(min(c.ContentLength, maxTrusted)) + bytes.MinRead)
 	}
 	_, err := b.ReadFrom(http.MaxBytesReader(c.w, c.Body, a.MaxBody))
 	var limit *http.MaxBytesError

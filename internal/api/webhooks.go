@@ -172,7 +172,11 @@ func (a *api) listWebhooks(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	size, after, err := c.page()
+	size, token, err := c.page()
+	if err != nil {
+		return nil, err
+	}
+	after, err := parsePosition(token)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +188,7 @@ func (a *api) listWebhooks(c *call) (any, error) {
 	for _, e := range all {
 		// The list is in order of creation; the token names the last one seen, which
 		// may have been deleted since.
-		if after != "" && !isAfter(e, after) {
+		if after != nil && !after.before(e) {
 			continue
 		}
 		if len(out.Webhooks) == size {
@@ -197,18 +201,34 @@ func (a *api) listWebhooks(c *call) (any, error) {
 	return out, nil
 }
 
-// isAfter reports whether an endpoint comes after the one that a token names.
-func isAfter(e *ringback.Endpoint, token string) bool {
-	stamp, id, _ := strings.Cut(token, " ")
-	at, err := time.Parse(time.RFC3339Nano, stamp)
-	if err != nil {
-		return true
+// position is the place of a webhook in the list, which a page token names.
+type position struct {
+	created time.Time
+	id      ringback.ID
+}
+
+// parsePosition reads a decoded page token; it returns nil if there is none.
+func parsePosition(token string) (*position, error) {
+	if token == "" {
+		return nil, nil
 	}
-	if c := e.Created.Truncate(time.Microsecond).Compare(at); c != 0 {
+	stamp, id, found := strings.Cut(token, " ")
+	at, err := time.Parse(time.RFC3339Nano, stamp)
+	if err != nil || !found {
+		return nil, errBadToken
+	}
+	return &position{at, ringback.ID(id)}, nil
+}
+
+// before reports whether an endpoint comes after the position.
+func (p *position) before(e *ringback.Endpoint) bool {
+	if c := e.Created.Truncate(time.Microsecond).Compare(p.created); c != 0 {
 		return c > 0
 	}
-	return string(e.ID) > id
+	return e.ID > p.id
 }
+
+var errBadToken = &ringback.Error{Code: ringback.InvalidArgument, Message: "page_token: it is not one that this server gave"}
 
 // page reads page_size and page_token.
 func (c *call) page() (size int, after string, err error) {
@@ -224,7 +244,7 @@ func (c *call) page() (size int, after string, err error) {
 	if t := c.query("page_token"); t != "" {
 		b, err := base64.RawURLEncoding.DecodeString(t)
 		if err != nil || !utf8.Valid(b) {
-			return 0, "", invalid("page_token: it is not one that this server gave")
+			return 0, "", errBadToken
 		}
 		after = string(b)
 	}

@@ -60,8 +60,9 @@ type ResponseFormat struct {
 
 // Step is one entry of an interaction's input or output (§5.5.7).
 type Step struct {
-	Type      string          `json:"type"`
-	Content   []StepContent   `json:"content,omitempty"`
+	Type string `json:"type"`
+	// Content is left out if nil; a model_output that failed shows an empty list.
+	Content   []StepContent   `json:"content,omitzero"`
 	ID        string          `json:"id,omitempty"`
 	CallID    string          `json:"call_id,omitempty"`
 	Name      string          `json:"name,omitempty"`

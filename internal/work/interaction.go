@@ -39,13 +39,17 @@ func runInteraction(ctx context.Context, jobs store.Jobs, be backend.Backend, j 
 	steps, err := history(ctx, jobs, j.Project, ringback.ID(spec.PreviousInteractionID))
 	if err != nil {
 		if errors.Is(err, ringback.NotFound) {
-			return failure("not_found", "an earlier interaction of the conversation was deleted"), nil
+			return failedInteraction("not_found", "an earlier interaction of the conversation was deleted")
+		}
+		// What will not be better next time ends the job; it would be run for ever.
+		if errors.Is(err, ringback.FailedPrecondition) {
+			return failedInteraction("failed_precondition", fmt.Sprintf("the conversation is longer than %d interactions", maxTurns))
 		}
 		return Result{}, err
 	}
 	req, err := interactionRequest(&spec, append(steps, spec.Steps...))
 	if err != nil {
-		return failure("invalid_request", err.Error()), nil
+		return failedInteraction("invalid_request", err.Error())
 	}
 	resp, err := be.Generate(ctx, &backend.Request{Model: j.Model, Body: req})
 	if err != nil {
@@ -78,7 +82,7 @@ func interactionCode(k backend.Kind) string {
 // failedInteraction is a failure with the step that shows it (§5.5.4).
 func failedInteraction(code, message string) (Result, error) {
 	out, err := json.Marshal(genai.InteractionOutput{Steps: []genai.Step{{
-		Type: genai.StepModelOutput, Error: &genai.StepError{Code: grpcInternal, Message: message}}}})
+		Type: genai.StepModelOutput, Content: []genai.StepContent{}, Error: &genai.StepError{Code: grpcInternal, Message: message}}}})
 	r := failure(code, message)
 	r.Output = out
 	return r, err
@@ -255,12 +259,24 @@ func interactionResult(resp *genai.GenerateContentResponse) (Result, error) {
 		r.State = ringback.Incomplete
 	case c.FinishReason != genai.FinishStop && c.FinishReason != "":
 		r = failure("api_error", "the model ended its answer with "+c.FinishReason)
+		markFailed(&out, r.Failure.Message)
 	}
 	var err error
 	if r.Output, err = json.Marshal(out); err != nil {
 		return Result{}, fmt.Errorf("output: %w", err)
 	}
 	return r, nil
+}
+
+// markFailed puts an error on the last step of the model, which is added if the
+// model said nothing (§5.5.4).
+func markFailed(out *genai.InteractionOutput, message string) {
+	e := &genai.StepError{Code: grpcInternal, Message: message}
+	if n := len(out.Steps); n > 0 && out.Steps[n-1].Type == genai.StepModelOutput {
+		out.Steps[n-1].Error = e
+		return
+	}
+	out.Steps = append(out.Steps, genai.Step{Type: genai.StepModelOutput, Content: []genai.StepContent{}, Error: e})
 }
 
 // outputSteps makes one step of each run of text, each thought and each call.

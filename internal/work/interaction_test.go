@@ -92,10 +92,15 @@ func TestInteractionResult(t *testing.T) {
 			"completed", "", `{"steps":[{"type":"model_output","content":[{"type":"image","data":"AA==","mime_type":"image/png"}]}]}`},
 		{"cut off", `{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"MAX_TOKENS"}]}`,
 			"incomplete", "", `{"steps":[{"type":"model_output","content":[{"type":"text","text":"a"}]}]}`},
-		{"answer blocked", `{"candidates":[{"finishReason":"SAFETY"}],"usageMetadata":{"promptTokenCount":1,"totalTokenCount":1}}`,
-			"failed", "api_error: the model ended its answer with SAFETY", ""},
+		{"answer blocked", `{"candidates":[{"finishReason":"SAFETY"}]}`,
+			"failed", "api_error: the model ended its answer with SAFETY",
+			`{"steps":[{"type":"model_output","content":[],"error":{"code":13,"message":"the model ended its answer with SAFETY"}}]}`},
+		{"answer blocked in the middle", `{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"SAFETY"}]}`,
+			"failed", "api_error: the model ended its answer with SAFETY",
+			`{"steps":[{"type":"model_output","content":[{"type":"text","text":"a"}],"error":{"code":13,"message":"the model ended its answer with SAFETY"}}]}`},
 		{"prompt blocked", `{"promptFeedback":{"blockReason":"BLOCKLIST"}}`,
-			"failed", "invalid_request: the prompt was blocked: BLOCKLIST", ""},
+			"failed", "invalid_request: the prompt was blocked: BLOCKLIST",
+			`{"steps":[{"type":"model_output","content":[],"error":{"code":13,"message":"the prompt was blocked: BLOCKLIST"}}]}`},
 		{"nothing", `{}`, "failed", "api_error: the back-end's answer is empty", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -231,5 +236,17 @@ func TestInteractionCode(t *testing.T) {
 		if got := interactionCode(kind); got != want {
 			t.Errorf("%s: got %q, want %q", kind, got, want)
 		}
+	}
+}
+
+// A conversation that is too long fails. It must not be taken for a run that was
+// cut off, which would be repeated for ever.
+func TestConversationThatIsTooLong(t *testing.T) {
+	st := openStore(t)
+	j := &ringback.Job{ID: "v1_x", Project: "p", Kind: ringback.KindInteraction, Model: "m",
+		Spec: json.RawMessage(`{"previous_interaction_id":"` + string(chain(t, st, maxTurns+1)) + `","steps":[{"type":"user_input","content":[{"type":"text","text":"hi"}]}]}`)}
+	r, err := runInteraction(t.Context(), st, emulator.New(nil), j)
+	if err != nil || r.State != ringback.Failed || r.Failure.Code != "failed_precondition" || !strings.Contains(r.Failure.Message, "1000") {
+		t.Errorf("got %+v, %v; want a failure that names the limit", r, err)
 	}
 }

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ringback.dev"
+	"ringback.dev/internal/app"
+	"ringback.dev/internal/deliver"
+	"ringback.dev/internal/egress"
+	"ringback.dev/internal/emit"
+	"ringback.dev/internal/keyring"
+	"ringback.dev/internal/store"
+	"ringback.dev/internal/store/sqlite"
+	"ringback.dev/webhook"
+)
+
+// sink answers every POST with 204 and prints its address.
+func sink(context.Context, options) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusNoContent)
+	})}
+	go func() { _ = srv.Serve(l) }() // Ends when closed.
+	fmt.Println("http://" + l.Addr().String() + "/hook")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	return srv.Close()
+}
+
+// body is an event of the size that is usual.
+const body = `{"type":"interaction.completed","version":"v1","timestamp":"2026-10-01T12:05:00.123456Z","data":{"id":"v1_06h0j6zbf6jg3ynx8q3nfj0ygw"}}`
+
+// bare is the loop that ringback is compared with: sign and POST, as fast as
+// net/http goes, with nothing stored.
+func bare(ctx context.Context, o options) error {
+	client := egress.Client(egress.Options{AllowHTTP: true, AllowPrivate: true, MaxIdlePerHost: o.InFlight})
+	secret := webhook.NewSecret()
+	var count atomic.Int64
+	var wg sync.WaitGroup
+	begin := time.Now()
+	errs := make(chan error, o.InFlight)
+	for range o.InFlight {
+		wg.Go(func() {
+			for time.Since(begin) < o.Time {
+				now := time.Now()
+				id := string(ringback.NewID("msg", now))
+				req, err := http.NewRequestWithContext(ctx, http.MethodPost, o.Sink, strings.NewReader(body))
+				if err != nil {
+					errs <- err
+					return
+				}
+				req.Header.Set("Content-Type", "application/json")
+				req.Header.Set(webhook.HeaderID, id)
+				req.Header.Set(webhook.HeaderTimestamp, strconv.FormatInt(now.Unix(), 10))
+				req.Header.Set(webhook.HeaderSignature, webhook.Sign(id, now, []byte(body), secret))
+				resp, err := client.Do(req)
+				if err != nil {
+					errs <- err
+					return
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+				count.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	select {
+	case err := <-errs:
+		return err
+	default:
+	}
+	return report(int(count.Load()), time.Since(begin))
+}
+
+// rig is the part of a server that delivers: store, emitter and dispatcher.
+type rig struct {
+	dir      string
+	st       *sqlite.Store
+	d        *deliver.Dispatcher
+	e        *emit.Emitter
+	endpoint *ringback.Endpoint
+}
+
+func newRig(ctx context.Context, o options) (*rig, error) {
+	st, err := sqlite.Open(ctx, o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := keyring.Open(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	r := &rig{dir: o.Dir, st: st}
+	const project, id ringback.ID = "proj_bench", "bench"
+	if r.endpoint, err = st.Endpoint(ctx, project, id); err != nil {
+		now := time.Now()
+		r.endpoint = &ringback.Endpoint{ID: id, Project: project, URI: o.Sink, Events: ringback.EventTypes(), State: ringback.Enabled, Created: now, Updated: now,
+			Secrets: []ringback.Secret{{Sealed: keys.Seal(webhook.NewSecret().Reveal(), "endpoint/"+string(id)), Created: now}}}
+		if err := st.CreateEndpoint(ctx, r.endpoint); err != nil {
+			return nil, err
+		}
+	} else if o.Sink != "" && r.endpoint.URI != o.Sink {
+		if r.endpoint, err = st.UpdateEndpoint(ctx, project, id, store.EndpointPatch{URI: &o.Sink}, time.Now()); err != nil {
+			return nil, err
+		}
+	}
+	r.d = deliver.New(deliver.Config{Store: st, Secrets: keys, Node: "bench", Backoff: ringback.DefaultBackoff(),
+		Client:      egress.Client(egress.Options{AllowHTTP: true, AllowPrivate: true, MaxIdlePerHost: o.InFlight}),
+		MaxInFlight: 512, PerTarget: o.InFlight, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	r.e = emit.New(st, r.d, "bench", r.d.Lease)
+	return r, nil
+}
+
+// deliveries measures events stored, sent, acknowledged and recorded. Producers
+// keep a bounded number of events between their birth and their record, so that
+// neither side runs away.
+func deliveries(ctx context.Context, o options) error {
+	r, err := newRig(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer r.st.Close()
+	if o.CPUProfile != "" {
+		f, err := os.Create(o.CPUProfile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	before, err := r.delivered(ctx)
+	if err != nil {
+		return err
+	}
+	running, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- r.d.Run(running) }()
+	var wg sync.WaitGroup
+	errs := make(chan error, 1)
+	begin := time.Now()
+	// Twice as many producers as requests in flight: while one half of the events
+	// is being sent, the other half is being stored.
+	for range 2 * o.InFlight {
+		wg.Go(func() {
+			for time.Since(begin) < o.Time {
+				if err := r.e.Ping(ctx, r.endpoint, time.Now()); err != nil {
+					select {
+					case errs <- err:
+					default:
+					}
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	stop()
+	if err := <-done; err != nil {
+		return err
+	}
+	r.d.Stop(ctx)
+	took := time.Since(begin)
+	select {
+	case err := <-errs:
+		return err
+	default:
+	}
+	after, err := r.delivered(ctx)
+	if err != nil {
+		return err
+	}
+	return report(after-before, took)
+}
+
+// delivered counts the deliveries whose success is recorded.
+func (r *rig) delivered(ctx context.Context) (n int, err error) {
+	db, err := sql.Open("sqlite", r.dir+"/ringback.db")
+	if err != nil {
+		return 0, err
+	}
+	defer db.Close()
+	err = db.QueryRowContext(ctx, `SELECT count(*) FROM deliveries WHERE state = 'delivered'`).Scan(&n)
+	return n, err
+}
+
+// fill stores deliveries whose retry lies hours ahead.
+func fill(ctx context.Context, o options) error {
+	o.Sink = "http://127.0.0.1:9/hook" // Replaced by the receiver's when it is known.
+	r, err := newRig(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer r.st.Close()
+	const batch = 1000
+	begin := time.Now()
+	for stored := 0; stored < o.Backlog; stored += batch {
+		now := time.Now()
+		h := &store.Happening{Event: ringback.Event{ID: ringback.NewID("evt", now), Project: r.endpoint.Project,
+			Type: ringback.InteractionCompleted, Body: []byte(body), Created: now}}
+		for range min(batch, o.Backlog-stored) {
+			h.Deliveries = append(h.Deliveries, store.NewDelivery{Delivery: ringback.Delivery{
+				ID: ringback.NewID("msg", now), Event: h.Event.ID, Project: r.endpoint.Project, Target: string(r.endpoint.ID),
+				Endpoint: r.endpoint.ID, State: ringback.DeliveryPending, Created: now, Updated: now,
+				Due: now.Add(time.Hour + time.Duration(rand.Int64N(int64(23*time.Hour))))}})
+		}
+		if err := r.st.AddEvent(ctx, h); err != nil {
+			return err
+		}
+	}
+	return report(o.Backlog, time.Since(begin))
+}
+
+// server runs a whole server with the emulator, and prints its address and key.
+func server(ctx context.Context, o options) error {
+	c := app.Config{Listen: "127.0.0.1:0", Data: o.Dir, Emulator: true, AllowHTTPCallbacks: true, AllowPrivateCallbacks: true,
+		DeliveryTimeout: 15 * time.Second, MaxInFlight: 512, PerTargetInFlight: 64, MaxRunning: 256, MaxRequestBytes: 1 << 20,
+		Grace: time.Second, LogLevel: "info", LogFormat: "text"}
+	a, err := app.New(ctx, c, c.Logger(io.Discard))
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	fmt.Println(a.URL() + " " + a.FirstKey)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	stop()
+	return <-done
+}
