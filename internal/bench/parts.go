@@ -92,11 +92,14 @@ func bare(ctx context.Context, o options) error {
 
 // rig is the part of a server that delivers: store, emitter and dispatcher.
 type rig struct {
-	dir      string
-	st       *sqlite.Store
-	d        *deliver.Dispatcher
-	e        *emit.Emitter
-	endpoint *ringback.Endpoint
+	dir string
+	st  *sqlite.Store
+	d   *deliver.Dispatcher
+	e   *emit.Emitter
+	// unrecorded holds an element for each event between its birth and the record
+	// of its attempt.
+	unrecorded chan struct{}
+	endpoint   *ringback.Endpoint
 }
 
 func newRig(ctx context.Context, o options) (*rig, error) {
@@ -122,16 +125,30 @@ func newRig(ctx context.Context, o options) (*rig, error) {
 			return nil, err
 		}
 	}
-	r.d = deliver.New(deliver.Config{Store: st, Secrets: keys, Node: "bench", Backoff: ringback.DefaultBackoff(),
+	// Some events are being stored or recorded while InFlight are being sent.
+	r.unrecorded = make(chan struct{}, 4*o.InFlight)
+	r.d = deliver.New(deliver.Config{Store: recording{st, r.unrecorded}, Secrets: keys, Node: "bench", Backoff: ringback.DefaultBackoff(),
 		Client:      egress.Client(egress.Options{AllowHTTP: true, AllowPrivate: true, MaxIdlePerHost: o.InFlight}),
 		MaxInFlight: 512, PerTarget: o.InFlight, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	r.e = emit.New(st, r.d, "bench", r.d.Lease)
 	return r, nil
 }
 
-// deliveries measures events stored, sent, acknowledged and recorded. Producers
-// keep a bounded number of events between their birth and their record, so that
-// neither side runs away.
+// recording tells when an attempt has been recorded.
+type recording struct {
+	store.Store
+	unrecorded <-chan struct{}
+}
+
+func (r recording) RecordAttempt(ctx context.Context, lease ringback.Lease, o *store.Outcome) error {
+	err := r.Store.RecordAttempt(ctx, lease, o)
+	<-r.unrecorded
+	return err
+}
+
+// deliveries measures events stored, sent, acknowledged and recorded. A
+// bounded number of events is between birth and record, so that neither side runs
+// away.
 func deliveries(ctx context.Context, o options) error {
 	r, err := newRig(ctx, o)
 	if err != nil {
@@ -159,11 +176,10 @@ func deliveries(ctx context.Context, o options) error {
 	var wg sync.WaitGroup
 	errs := make(chan error, 1)
 	begin := time.Now()
-	// Twice as many producers as requests in flight: while one half of the events
-	// is being sent, the other half is being stored.
-	for range 2 * o.InFlight {
+	for range cap(r.unrecorded) {
 		wg.Go(func() {
 			for time.Since(begin) < o.Time {
+				r.unrecorded <- struct{}{}
 				if err := r.e.Ping(ctx, r.endpoint, time.Now()); err != nil {
 					select {
 					case errs <- err:

@@ -34,11 +34,11 @@ type Config struct {
 	// Node names this process in leases.
 	Node    string
 	Backoff ringback.Backoff
-	// MaxInFlight bounds the attempts under way, PerTarget those to one target.
+	// MaxInFlight bounds the requests under way, PerTarget those to one target.
 	// Zero means 512 and 64.
 	MaxInFlight, PerTarget int
 	// Timeout bounds one attempt, zero means 15 s. Lease must be longer than
-	// that; zero means Timeout + 15 s.
+	// that; zero means four times Timeout.
 	Timeout, Lease time.Duration
 	// RequireHTTPS refuses to send to http addresses, even ones registered when
 	// that was still allowed.
@@ -48,9 +48,14 @@ type Config struct {
 	Now func() time.Time
 }
 
-// poll is how often the store is asked although nothing hinted at work. It
-// bounds what losing a hint costs.
-const poll = time.Second
+const (
+	// poll is how often the store is asked although nothing hinted at work. It
+	// bounds what losing a hint costs.
+	poll = time.Second
+	// ahead is how many times the requests in flight may be held: some are being
+	// stored before, some are next in the lane.
+	ahead = 4
+)
 
 // Dispatcher delivers events. Make one with New, start it with Run.
 type Dispatcher struct {
@@ -64,11 +69,20 @@ type Dispatcher struct {
 	sending context.Context
 	abandon context.CancelCauseFunc
 
-	mu       sync.Mutex
-	open     bool           // Run is claiming; false before it and once it stops.
-	inFlight int            // Places taken, in all.
-	lanes    map[string]int // Places taken, per target; no zero entries.
-	starved  bool           // Deliveries may be waiting for a place.
+	sockets chan struct{} // Holds an element for each request under way.
+
+	mu      sync.Mutex
+	open    bool             // Run is claiming; false before it and once it stops.
+	held    int              // Places taken, in all.
+	lanes   map[string]*lane // By target; only those with places taken.
+	starved bool             // Deliveries may be waiting for a place.
+}
+
+// lane holds the deliveries to one target. A place is taken for each before it
+// is claimed or born leased; of those held, PerTarget are sent at once.
+type lane struct {
+	held    int
+	sockets chan struct{} // Holds an element for each request under way.
 }
 
 // New returns a Dispatcher that takes nothing before Run.
@@ -83,12 +97,12 @@ func New(c Config) *Dispatcher {
 		c.Timeout = 15 * time.Second
 	}
 	if c.Lease == 0 {
-		c.Lease = c.Timeout + 15*time.Second
+		c.Lease = 4 * c.Timeout
 	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	d := &Dispatcher{Config: c, wake: make(chan struct{}, 1), lanes: make(map[string]int)}
+	d := &Dispatcher{Config: c, wake: make(chan struct{}, 1), lanes: make(map[string]*lane), sockets: make(chan struct{}, c.MaxInFlight)}
 	d.sending, d.abandon = context.WithCancelCause(context.Background())
 	return d
 }
@@ -183,41 +197,49 @@ func (d *Dispatcher) claim(ctx context.Context) {
 func (d *Dispatcher) reserve(target string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := min(d.PerTarget-d.lanes[target], d.MaxInFlight-d.inFlight)
-	if !d.open || n <= 0 {
-		d.starved = true
-		return 0
-	}
-	d.inFlight += n
-	d.lanes[target] += n
-	return n
+	return d.take(target, ahead*d.PerTarget)
 }
 
 // Take implements emit.Handover.
 func (d *Dispatcher) Take(target string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.take(target, 1) == 1
+}
+
+// take takes up to n places and returns how many. Called with mu held.
+func (d *Dispatcher) take(target string, n int) int {
 	if !d.open {
-		return false
+		return 0
 	}
-	if d.inFlight >= d.MaxInFlight || d.lanes[target] >= d.PerTarget {
+	l := d.lanes[target]
+	if l == nil {
+		l = &lane{sockets: make(chan struct{}, d.PerTarget)}
+	}
+	n = min(n, ahead*d.PerTarget-l.held, ahead*d.MaxInFlight-d.held)
+	if n <= 0 {
 		d.starved = true
-		return false
+		return 0
 	}
-	d.inFlight++
-	d.lanes[target]++
-	return true
+	d.lanes[target] = l
+	l.held += n
+	d.held += n
+	return n
 }
 
 // Give implements emit.Handover.
 func (d *Dispatcher) Give(target string) {
 	d.mu.Lock()
-	d.inFlight--
-	if d.lanes[target]--; d.lanes[target] == 0 {
+	d.held--
+	l := d.lanes[target]
+	if l.held--; l.held == 0 {
 		delete(d.lanes, target)
 	}
-	wake := d.starved && d.open
-	d.starved = false
+	// Places are claimed again by the dozen, not one by one.
+	wake := d.starved && d.open && l.held <= ahead*d.PerTarget/2
+	if wake {
+		d.starved = false
+	}
 	d.mu.Unlock()
 	if wake {
 		d.Wake()
@@ -226,10 +248,10 @@ func (d *Dispatcher) Give(target string) {
 
 // Hand implements emit.Handover.
 func (d *Dispatcher) Hand(c store.ClaimedDelivery) {
-	d.attempts.Go(func() {
-		defer d.Give(c.Target)
-		d.deliver(c)
-	})
+	d.mu.Lock()
+	l := d.lanes[c.Target]
+	d.mu.Unlock()
+	d.attempts.Go(func() { d.deliver(l, c) })
 }
 
 // Wake implements emit.Handover.
@@ -240,12 +262,22 @@ func (d *Dispatcher) Wake() {
 	}
 }
 
-// deliver makes one attempt and records it.
-func (d *Dispatcher) deliver(c store.ClaimedDelivery) {
+// deliver makes one attempt when the lane has room for it, and records it.
+func (d *Dispatcher) deliver(l *lane, c store.ClaimedDelivery) {
 	crash.At(crash.DeliveryClaimed)
-	r := d.attempt(d.sending, &c)
-	if context.Cause(d.sending) != nil && r.retryable() {
-		// Cut off by our own stop: it says nothing about the receiver.
+	l.sockets <- struct{}{}
+	d.sockets <- struct{}{}
+	late := d.Now().Add(d.Timeout).After(c.Lease.Until)
+	var r result
+	if !late {
+		r = d.attempt(d.sending, &c)
+	}
+	<-d.sockets
+	<-l.sockets
+	d.Give(c.Target)
+	if late || (context.Cause(d.sending) != nil && r.retryable()) {
+		// It waited in its lane until the lease could run out under it, or our own
+		// stop cut it off: neither says anything about the receiver.
 		held := []store.Held{{ID: c.ID, Token: c.Lease.Token}}
 		if err := d.Store.ReleaseDeliveries(context.WithoutCancel(d.sending), held, d.Now()); err != nil {
 			d.Log.Error("give back delivery", "delivery", c.ID, "error", err)

@@ -64,7 +64,7 @@ func value(out []byte, d *json.Decoder, depth int) ([]byte, error) {
 		}
 		return object(out, d, depth)
 	case string:
-		return appendString(out, t), nil
+		return AppendString(out, t), nil
 	case json.Number:
 		return appendNumber(out, t)
 	case bool:
@@ -145,7 +145,7 @@ func object(out []byte, d *json.Decoder, depth int) ([]byte, error) {
 		if i > 0 {
 			out = append(out, ',')
 		}
-		out = appendString(out, m.key)
+		out = AppendString(out, m.key)
 		out = append(out, ':')
 		out = append(out, m.value...)
 	}
@@ -185,8 +185,9 @@ func appendNumber(out []byte, n json.Number) ([]byte, error) {
 	return append(out, mantissa+"e"+string(sign)+strings.TrimLeft(exponent[1:], "0")...), nil
 }
 
-// appendString quotes a string as JSON.stringify does (ECMA-262 §25.5.2.3).
-func appendString(out []byte, s string) []byte {
+// AppendString quotes a string as JSON.stringify does (ECMA-262 §25.5.2.3) and
+// appends it.
+func AppendString(out []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	out = append(out, '"')
 	for i := 0; i < len(s); {

@@ -24,6 +24,9 @@ func (s *Store) ClaimDeliveries(ctx context.Context, node string, now, until tim
 	err := s.writer.submit(ctx, func(t *tx) error {
 		claimed = nil
 		clear(next)
+		if err := t.flush(); err != nil {
+			return err
+		}
 		for _, target := range s.memory.dueTargets(now) {
 			places := min(room(target), limit-len(claimed))
 			if places <= 0 {
@@ -97,17 +100,22 @@ func (s *Store) RecordAttempt(ctx context.Context, lease ringback.Lease, o *stor
 	var disabled *ringback.Endpoint
 	err := s.writer.submit(ctx, func(t *tx) error {
 		disabled = nil
-		err := t.row(`UPDATE deliveries SET state = ?, attempts = ?, due = ?, node = NULL, reason = ?, updated = ?
-			WHERE id = ? AND lease = ? AND node IS NOT NULL AND state = 'pending' RETURNING target`,
-			string(o.State), a.Number, micros(due), a.Reason, micros(o.At), string(a.Delivery), lease.Token).Scan(&target)
-		if err == sql.ErrNoRows {
-			return ringback.Stale
-		}
+		n, err := t.change(`UPDATE deliveries SET state = ?, attempts = ?, due = ?, node = NULL, reason = ?, updated = ?
+			WHERE id = ? AND lease = ? AND node IS NOT NULL AND state = 'pending'`,
+			string(o.State), a.Number, micros(due), a.Reason, micros(o.At), string(a.Delivery), lease.Token)
 		if err != nil {
 			return err
 		}
-		if err := insertAttempt(t, a); err != nil {
-			return err
+		if n == 0 {
+			return ringback.Stale
+		}
+		t.attempts.add(string(a.Delivery), a.Number, micros(a.Started), a.Status, a.Answer,
+			a.DNS.Microseconds(), a.Connect.Microseconds(), a.TLS.Microseconds(), a.FirstByte.Microseconds(), a.Total.Microseconds(),
+			a.Reason, a.Error)
+		if o.State == ringback.DeliveryPending {
+			if err := t.row(`SELECT target FROM deliveries WHERE id = ?`, string(a.Delivery)).Scan(&target); err != nil {
+				return err
+			}
 		}
 		if o.DisableEndpoint == "" {
 			return nil
@@ -134,14 +142,6 @@ func (s *Store) RecordAttempt(ctx context.Context, lease ringback.Lease, o *stor
 		return fmt.Errorf("record attempt %d of %s: %w", a.Number, a.Delivery, err)
 	}
 	return nil
-}
-
-func insertAttempt(t *tx, a *ringback.Attempt) error {
-	return t.exec(`INSERT INTO attempts (delivery, number, started, status, answer, dns, connect, tls, first_byte, total, reason, error)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		string(a.Delivery), a.Number, micros(a.Started), a.Status, a.Answer,
-		a.DNS.Microseconds(), a.Connect.Microseconds(), a.TLS.Microseconds(), a.FirstByte.Microseconds(), a.Total.Microseconds(),
-		a.Reason, a.Error)
 }
 
 // ReleaseDeliveries implements store.Deliveries.
@@ -184,6 +184,9 @@ func (s *Store) Reclaim(ctx context.Context, node string, now time.Time) error {
 	var freed []string
 	err := s.writer.submit(ctx, func(t *tx) error {
 		freed = nil
+		if err := t.flush(); err != nil {
+			return err
+		}
 		if err := t.exec(`UPDATE job_queue SET due = ?, node = NULL WHERE node = ?`, micros(now), node); err != nil {
 			return err
 		}

@@ -25,24 +25,17 @@ func insertHappening(t *tx, h *store.Happening) error {
 	if e.Job != "" {
 		job = string(e.Job)
 	}
-	var err error
-	e.Seq, err = t.insert(`INSERT INTO events (id, project, type, job, body, created) VALUES (?, ?, ?, ?, ?, ?)`,
-		string(e.ID), string(e.Project), string(e.Type), job, e.Body, micros(e.Created))
-	if err != nil {
-		return err
-	}
+	t.w.seq++
+	e.Seq = t.w.seq
+	t.events.add(e.Seq, string(e.ID), string(e.Project), string(e.Type), job, e.Body, micros(e.Created))
 	for i := range h.Deliveries {
 		d := &h.Deliveries[i]
 		token, node := int64(0), any(nil)
 		if d.Lease != nil {
 			token, node = d.Lease.Token, d.Lease.Node
 		}
-		if err := t.exec(`INSERT INTO deliveries (id, event, project, target, endpoint, state, attempts, due, lease, node, created, updated)
-			VALUES (?, ?, ?, ?, ?, 'pending', 0, ?, ?, ?, ?, ?)`,
-			string(d.ID), e.Seq, string(d.Project), d.Target, string(d.Endpoint),
-			micros(d.Due), token, node, micros(d.Created), micros(d.Created)); err != nil {
-			return err
-		}
+		t.deliveries.add(string(d.ID), e.Seq, string(d.Project), d.Target, string(d.Endpoint), string(ringback.DeliveryPending), 0,
+			micros(d.Due), token, node, micros(d.Created), micros(d.Created))
 	}
 	return nil
 }

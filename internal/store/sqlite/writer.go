@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"ringback.dev"
@@ -14,9 +15,13 @@ import (
 // it runs all that are queued in one transaction, commits it with one sync of
 // the disk, and only then answers them.
 type writer struct {
-	conn  *sql.Conn
-	stmts map[string]*sql.Stmt // By text; prepared on conn. Only the goroutine's.
-	done  chan struct{}
+	conn *sql.Conn
+	// These are the goroutine's alone.
+	stmts map[string]*sql.Stmt // By text; prepared on conn.
+	texts map[chunk]string
+	seq   int64 // Of the latest event.
+
+	done chan struct{}
 
 	mu     sync.Mutex
 	closed bool
@@ -47,7 +52,11 @@ func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{conn: conn, stmts: make(map[string]*sql.Stmt), done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	w := &writer{conn: conn, stmts: make(map[string]*sql.Stmt), texts: make(map[chunk]string), done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	err = conn.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'`).Scan(&w.seq)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
 	go w.run()
 	return w, nil
 }
@@ -113,26 +122,22 @@ func (w *writer) run() {
 	}
 }
 
-// commit runs a group in one transaction and answers its callers. A step that
-// fails in an unexpected way is taken out and the others are run again without
-// it; a transaction that can't be committed fails them all.
+// commit runs a group in one transaction and answers its callers. When a step
+// fails in an unexpected way, nobody's work is lost for it: each is run again in
+// a transaction of its own.
 func (w *writer) commit(group []*step) {
-	for len(group) > 0 {
-		culprit, err := w.try(group)
-		if err == nil {
-			break
-		}
+	if err := w.try(group); err != nil {
 		err = translate(err)
-		if culprit < 0 {
-			for _, s := range group {
-				s.err = err
-				close(s.ready)
+		code := ringback.CodeOf(err)
+		if machine := code == ringback.StorageFull || code == ringback.Unavailable; len(group) > 1 && !machine {
+			for i := range group {
+				w.commit(group[i : i+1])
 			}
 			return
 		}
-		group[culprit].err = err
-		close(group[culprit].ready)
-		group = append(group[:culprit:culprit], group[culprit+1:]...)
+		for _, s := range group {
+			s.err = err
+		}
 	}
 	for _, s := range group {
 		if s.err == nil && s.after != nil {
@@ -144,33 +149,100 @@ func (w *writer) commit(group []*step) {
 	}
 }
 
-// try runs a group once. On an error nothing is changed; culprit is the index of
-// the step to blame, -1 if the transaction as a whole failed.
-func (w *writer) try(group []*step) (culprit int, err error) {
+// try runs a group once. On an error nothing is changed.
+func (w *writer) try(group []*step) error {
 	t := &tx{w: w}
 	if err := t.exec("BEGIN IMMEDIATE"); err != nil {
-		return -1, fmt.Errorf("begin: %w", err)
+		return fmt.Errorf("begin: %w", err)
 	}
-	for i, s := range group {
+	for _, s := range group {
 		s.err = s.do(t)
 		if s.err != nil && ringback.CodeOf(s.err) == "" {
-			err := s.err
 			t.rollback()
-			if full := ringback.CodeOf(translate(err)); full == ringback.StorageFull || full == ringback.Unavailable {
-				return -1, err // The others would meet the same.
-			}
-			return i, err
+			return s.err
 		}
 	}
-	if err := t.exec("COMMIT"); err != nil {
-		t.rollback()
-		return -1, fmt.Errorf("commit: %w", err)
+	err := t.flush()
+	if err == nil {
+		err = t.exec("COMMIT")
 	}
-	return 0, nil
+	if err != nil {
+		t.rollback()
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
 }
 
-// tx runs statements inside the writer's transaction.
-type tx struct{ w *writer }
+// tx runs statements inside the writer's transaction. Rows that only need to be
+// there at the commit are gathered and inserted many at a time, which costs a
+// third of inserting them one by one; a step that reads such rows calls flush
+// first.
+type tx struct {
+	w          *writer
+	events     bulk
+	deliveries bulk
+	attempts   bulk
+}
+
+// bulk is rows for one INSERT.
+type bulk struct {
+	rows int
+	args []any
+}
+
+func (b *bulk) add(args ...any) {
+	b.rows++
+	b.args = append(b.args, args...)
+}
+
+// flush inserts the gathered rows.
+func (t *tx) flush() error {
+	for _, x := range [...]struct {
+		head string
+		b    *bulk
+	}{
+		{`INSERT INTO events (seq, id, project, type, job, body, created) VALUES `, &t.events},
+		{`INSERT INTO deliveries (id, event, project, target, endpoint, state, attempts, due, lease, node, created, updated) VALUES `, &t.deliveries},
+		{`INSERT INTO attempts (delivery, number, started, status, answer, dns, connect, tls, first_byte, total, reason, error) VALUES `, &t.attempts},
+	} {
+		if err := t.insert(x.head, x.b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chunks are the numbers of rows for which a statement is kept.
+var chunks = [...]int{64, 16, 4, 1}
+
+func (t *tx) insert(head string, b *bulk) error {
+	if b.rows == 0 {
+		return nil
+	}
+	columns := len(b.args) / b.rows
+	for _, n := range chunks {
+		for b.rows >= n {
+			key := chunk{head, n}
+			text := t.w.texts[key]
+			if text == "" {
+				row := "(" + strings.Repeat("?, ", columns-1) + "?)"
+				text = head + strings.Repeat(row+", ", n-1) + row
+				t.w.texts[key] = text
+			}
+			if err := t.exec(text, b.args[:n*columns]...); err != nil {
+				return err
+			}
+			b.rows, b.args = b.rows-n, b.args[n*columns:]
+		}
+	}
+	return nil
+}
+
+// chunk names a statement that inserts so many rows.
+type chunk struct {
+	head string
+	rows int
+}
 
 // stmt prepares a statement once. The texts are constants of this package, so
 // their number is bounded.
@@ -206,19 +278,6 @@ func (t *tx) change(query string, args ...any) (int64, error) {
 		return 0, err
 	}
 	return r.RowsAffected()
-}
-
-// insert is exec that returns the new row's rowid.
-func (t *tx) insert(query string, args ...any) (int64, error) {
-	s, err := t.stmt(query)
-	if err != nil {
-		return 0, err
-	}
-	r, err := s.Exec(args...)
-	if err != nil {
-		return 0, err
-	}
-	return r.LastInsertId()
 }
 
 // row runs a query for one row.
