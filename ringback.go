@@ -112,11 +112,14 @@ type Secret struct {
 	Expires time.Time
 }
 
+// Live reports whether the secret is valid at now.
+func (s *Secret) Live(now time.Time) bool { return s.Expires.IsZero() || now.Before(s.Expires) }
+
 // LiveSecrets returns the secrets that are valid at now, newest first.
 func (e *Endpoint) LiveSecrets(now time.Time) []Secret {
 	live := make([]Secret, 0, len(e.Secrets))
 	for _, s := range e.Secrets {
-		if s.Expires.IsZero() || now.Before(s.Expires) {
+		if s.Live(now) {
 			live = append(live, s)
 		}
 	}

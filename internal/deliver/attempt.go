@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"ringback.dev"
 	"ringback.dev/internal/crash"
 	"ringback.dev/internal/egress"
 	"ringback.dev/internal/store"
@@ -109,21 +110,51 @@ func (d *Dispatcher) attempt(ctx context.Context, c *store.ClaimedDelivery) (r r
 
 // sign makes the signature header: one token for each live secret, newest first.
 func (d *Dispatcher) sign(c *store.ClaimedDelivery, at time.Time) (string, error) {
-	live := c.To.LiveSecrets(at)
+	opened, err := d.openSecrets(c.To)
+	if err != nil {
+		return "", err
+	}
+	live := make([]webhook.Secret, 0, len(opened))
+	for i, s := range c.To.Secrets {
+		if s.Live(at) {
+			live = append(live, opened[i])
+		}
+	}
 	if len(live) == 0 {
 		return "", errors.New("the webhook has no live signing secret; rotate it")
 	}
-	secrets := make([]webhook.Secret, len(live))
-	for i, s := range live {
-		plain, err := d.Secrets.Unseal(s.Sealed, "endpoint/"+string(c.To.ID))
+	return webhook.Sign(string(c.ID), at, c.Body, live...), nil
+}
+
+// openedSecrets are the secrets of an endpoint as it was when they were opened.
+type openedSecrets struct {
+	of      *ringback.Endpoint
+	secrets []webhook.Secret
+}
+
+// openSecrets unseals all secrets of an endpoint. They are kept in memory until
+// the endpoint changes, which gives it another pointer.
+func (d *Dispatcher) openSecrets(e *ringback.Endpoint) ([]webhook.Secret, error) {
+	d.secretsMu.Lock()
+	known := d.opened[e.ID]
+	d.secretsMu.Unlock()
+	if known.of == e {
+		return known.secrets, nil
+	}
+	secrets := make([]webhook.Secret, len(e.Secrets))
+	for i, s := range e.Secrets {
+		plain, err := d.Secrets.Unseal(s.Sealed, "endpoint/"+string(e.ID))
 		if err != nil {
-			return "", fmt.Errorf("open the signing secret: %w", err)
+			return nil, fmt.Errorf("open the signing secret: %w", err)
 		}
 		if secrets[i], err = webhook.ParseSecret(string(plain)); err != nil {
-			return "", fmt.Errorf("read the signing secret: %w", err)
+			return nil, fmt.Errorf("read the signing secret: %w", err)
 		}
 	}
-	return webhook.Sign(string(c.ID), at, c.Body, secrets...), nil
+	d.secretsMu.Lock()
+	d.opened[e.ID] = openedSecrets{e, secrets}
+	d.secretsMu.Unlock()
+	return secrets, nil
 }
 
 // judge turns an answer or the lack of one into a reason. The text never holds

@@ -16,6 +16,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ringback.dev"
@@ -62,8 +63,12 @@ type Dispatcher struct {
 	Config
 	wake chan struct{} // Holds one element; sent to without blocking; never closed.
 
-	// attempts are the goroutines under way. Add is called under mu while open.
-	attempts sync.WaitGroup
+	// workers make the attempts. next hands a delivery to one that waits for it;
+	// waiting counts those; they end when stopping is closed.
+	workers  sync.WaitGroup
+	next     chan handed
+	waiting  atomic.Int32
+	stopping chan struct{}
 	// sending is the context of all attempts; it ends when Run has waited long
 	// enough for them.
 	sending context.Context
@@ -76,6 +81,9 @@ type Dispatcher struct {
 	held    int              // Places taken, in all.
 	lanes   map[string]*lane // By target; only those with places taken.
 	starved bool             // Deliveries may be waiting for a place.
+
+	secretsMu sync.Mutex
+	opened    map[ringback.ID]openedSecrets // By endpoint.
 }
 
 // lane holds the deliveries to one target. A place is taken for each before it
@@ -102,7 +110,8 @@ func New(c Config) *Dispatcher {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	d := &Dispatcher{Config: c, wake: make(chan struct{}, 1), lanes: make(map[string]*lane), sockets: make(chan struct{}, c.MaxInFlight)}
+	d := &Dispatcher{Config: c, wake: make(chan struct{}, 1), next: make(chan handed), stopping: make(chan struct{}),
+		opened: make(map[ringback.ID]openedSecrets), lanes: make(map[string]*lane), sockets: make(chan struct{}, c.MaxInFlight)}
 	d.sending, d.abandon = context.WithCancelCause(context.Background())
 	return d
 }
@@ -135,11 +144,13 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 }
 
-// Stop waits for the attempts under way, after Run has returned. When ctx ends
+// Stop waits for the attempts under way, after Run has returned and nobody hands
+// over any more. It is called once. When ctx ends
 // first, they are cut off and their deliveries given back, not counted.
 func (d *Dispatcher) Stop(ctx context.Context) {
+	close(d.stopping)
 	done := make(chan struct{})
-	go func() { d.attempts.Wait(); close(done) }()
+	go func() { d.workers.Wait(); close(done) }()
 	select {
 	case <-done:
 	case <-ctx.Done():
@@ -251,7 +262,39 @@ func (d *Dispatcher) Hand(c store.ClaimedDelivery) {
 	d.mu.Lock()
 	l := d.lanes[c.Target]
 	d.mu.Unlock()
-	d.attempts.Go(func() { d.deliver(l, c) })
+	j := handed{l, c}
+	select {
+	case d.next <- j:
+	default:
+		d.workers.Go(func() { d.work(j) })
+	}
+}
+
+// handed is a delivery with its lane.
+type handed struct {
+	*lane
+	store.ClaimedDelivery
+}
+
+// maxIdle bounds the workers that wait for a delivery.
+const maxIdle = 256
+
+// work makes attempts one after the other. Workers are kept for a while because
+// the stack that a request needs is not grown for nothing.
+func (d *Dispatcher) work(j handed) {
+	for {
+		d.deliver(j.lane, j.ClaimedDelivery)
+		if d.waiting.Add(1) > maxIdle {
+			d.waiting.Add(-1)
+			return
+		}
+		select {
+		case j = <-d.next:
+			d.waiting.Add(-1)
+		case <-d.stopping:
+			return
+		}
+	}
 }
 
 // Wake implements emit.Handover.
@@ -316,7 +359,7 @@ func (d *Dispatcher) deliver(l *lane, c store.ClaimedDelivery) {
 // outcome decides what an attempt means for its delivery.
 func (d *Dispatcher) outcome(c *store.ClaimedDelivery, r result, now time.Time) *store.Outcome {
 	o := &store.Outcome{
-		At: now,
+		Target: c.Target, At: now,
 		Attempt: ringback.Attempt{
 			Delivery: c.ID, Number: c.Attempts + 1, Started: r.started, Status: r.status, Answer: r.answer,
 			DNS: r.dns, Connect: r.connect, TLS: r.tls, FirstByte: r.firstByte, Total: r.total,

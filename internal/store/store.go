@@ -174,9 +174,11 @@ type ClaimedDelivery struct {
 // be another one, at Due.
 type Outcome struct {
 	Attempt ringback.Attempt
-	State   ringback.DeliveryState
-	Due     time.Time
-	At      time.Time
+	// Target is the delivery's, as claimed.
+	Target string
+	State  ringback.DeliveryState
+	Due    time.Time
+	At     time.Time
 	// Endpoint, if not empty, is disabled with State Disabled in the same step
 	// (the receiver answered 410).
 	DisableEndpoint ringback.ID

@@ -96,27 +96,13 @@ func (s *Store) RecordAttempt(ctx context.Context, lease ringback.Lease, o *stor
 	if o.State != ringback.DeliveryPending {
 		due = o.At
 	}
-	var target string
 	var disabled *ringback.Endpoint
 	err := s.writer.submit(ctx, func(t *tx) error {
 		disabled = nil
-		n, err := t.change(`UPDATE deliveries SET state = ?, attempts = ?, due = ?, node = NULL, reason = ?, updated = ?
-			WHERE id = ? AND lease = ? AND node IS NOT NULL AND state = 'pending'`,
-			string(o.State), a.Number, micros(due), a.Reason, micros(o.At), string(a.Delivery), lease.Token)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return ringback.Stale
-		}
+		t.outcomes.add(string(a.Delivery), lease.Token, string(o.State), a.Number, micros(due), a.Reason, micros(o.At))
 		t.attempts.add(string(a.Delivery), a.Number, micros(a.Started), a.Status, a.Answer,
 			a.DNS.Microseconds(), a.Connect.Microseconds(), a.TLS.Microseconds(), a.FirstByte.Microseconds(), a.Total.Microseconds(),
 			a.Reason, a.Error)
-		if o.State == ringback.DeliveryPending {
-			if err := t.row(`SELECT target FROM deliveries WHERE id = ?`, string(a.Delivery)).Scan(&target); err != nil {
-				return err
-			}
-		}
 		if o.DisableEndpoint == "" {
 			return nil
 		}
@@ -132,7 +118,7 @@ func (s *Store) RecordAttempt(ctx context.Context, lease ringback.Lease, o *stor
 		return err
 	}, func() {
 		if o.State == ringback.DeliveryPending {
-			s.memory.sooner(target, o.Due)
+			s.memory.sooner(o.Target, o.Due)
 		}
 		if disabled != nil {
 			s.memory.setEndpoint(disabled)

@@ -173,18 +173,18 @@ func (w *writer) try(group []*step) error {
 	return nil
 }
 
-// tx runs statements inside the writer's transaction. Rows that only need to be
-// there at the commit are gathered and inserted many at a time, which costs a
-// third of inserting them one by one; a step that reads such rows calls flush
-// first.
+// tx runs statements inside the writer's transaction. Changes that only need to
+// be there at the commit are gathered and made many at a time, which costs a
+// third of making them one by one; a step that reads such rows calls flush first.
 type tx struct {
 	w          *writer
 	events     bulk
 	deliveries bulk
+	outcomes   bulk
 	attempts   bulk
 }
 
-// bulk is rows for one INSERT.
+// bulk is rows for one statement.
 type bulk struct {
 	rows int
 	args []any
@@ -195,17 +195,30 @@ func (b *bulk) add(args ...any) {
 	b.args = append(b.args, args...)
 }
 
-// flush inserts the gathered rows.
+// many is a statement for many rows: its text before and after the rows.
+type many struct{ head, tail string }
+
+var (
+	insertEvents     = many{head: `INSERT INTO events (seq, id, project, type, job, body, created) VALUES `}
+	insertDeliveries = many{head: `INSERT INTO deliveries
+		(id, event, project, target, endpoint, state, attempts, due, lease, node, created, updated) VALUES `}
+	insertAttempts = many{head: `INSERT INTO attempts
+		(delivery, number, started, status, answer, dns, connect, tls, first_byte, total, reason, error) VALUES `}
+	// A row of outcomes: id, lease, state, attempts, due, reason, updated.
+	updateOutcomes = many{
+		head: `UPDATE deliveries SET state = v.column3, attempts = v.column4, due = v.column5, node = NULL, reason = v.column6, updated = v.column7
+			FROM (VALUES `,
+		tail: `) AS v WHERE deliveries.id = v.column1 AND deliveries.lease = v.column2 AND deliveries.node IS NOT NULL AND deliveries.state = 'pending'`,
+	}
+)
+
+// flush makes the gathered changes.
 func (t *tx) flush() error {
 	for _, x := range [...]struct {
-		head string
-		b    *bulk
-	}{
-		{`INSERT INTO events (seq, id, project, type, job, body, created) VALUES `, &t.events},
-		{`INSERT INTO deliveries (id, event, project, target, endpoint, state, attempts, due, lease, node, created, updated) VALUES `, &t.deliveries},
-		{`INSERT INTO attempts (delivery, number, started, status, answer, dns, connect, tls, first_byte, total, reason, error) VALUES `, &t.attempts},
-	} {
-		if err := t.insert(x.head, x.b); err != nil {
+		of many
+		b  *bulk
+	}{{insertEvents, &t.events}, {insertDeliveries, &t.deliveries}, {updateOutcomes, &t.outcomes}, {insertAttempts, &t.attempts}} {
+		if err := t.all(x.of, x.b); err != nil {
 			return err
 		}
 	}
@@ -215,22 +228,35 @@ func (t *tx) flush() error {
 // chunks are the numbers of rows for which a statement is kept.
 var chunks = [...]int{64, 16, 4, 1}
 
-func (t *tx) insert(head string, b *bulk) error {
+// errMissed fails a group in which a row was not found. Each step is then run
+// alone, and the one whose row it is learns that its lease is stale.
+var errMissed = errors.New("a row of the group is gone")
+
+// all runs a statement over all rows of b. Each must change a row.
+func (t *tx) all(of many, b *bulk) error {
 	if b.rows == 0 {
 		return nil
 	}
+	alone := b.rows == 1
 	columns := len(b.args) / b.rows
 	for _, n := range chunks {
 		for b.rows >= n {
-			key := chunk{head, n}
+			key := chunk{of, n}
 			text := t.w.texts[key]
 			if text == "" {
 				row := "(" + strings.Repeat("?, ", columns-1) + "?)"
-				text = head + strings.Repeat(row+", ", n-1) + row
+				text = of.head + strings.Repeat(row+", ", n-1) + row + of.tail
 				t.w.texts[key] = text
 			}
-			if err := t.exec(text, b.args[:n*columns]...); err != nil {
+			changed, err := t.change(text, b.args[:n*columns]...)
+			if err != nil {
 				return err
+			}
+			if changed < int64(n) {
+				if alone {
+					return ringback.Stale
+				}
+				return errMissed
 			}
 			b.rows, b.args = b.rows-n, b.args[n*columns:]
 		}
@@ -238,9 +264,9 @@ func (t *tx) insert(head string, b *bulk) error {
 	return nil
 }
 
-// chunk names a statement that inserts so many rows.
+// chunk names a statement for so many rows.
 type chunk struct {
-	head string
+	of   many
 	rows int
 }
 

@@ -162,7 +162,7 @@ func (s *suite) claim(limit int, room func(string) int) []store.ClaimedDelivery 
 }
 
 func (s *suite) record(c store.ClaimedDelivery, state ringback.DeliveryState, due time.Time) error {
-	return s.st.RecordAttempt(s.ctx, c.Lease, &store.Outcome{State: state, Due: due, At: s.now,
+	return s.st.RecordAttempt(s.ctx, c.Lease, &store.Outcome{Target: c.Target, State: state, Due: due, At: s.now,
 		Attempt: ringback.Attempt{Delivery: c.ID, Number: c.Attempts + 1, Started: s.now, Status: 200, Answer: []byte("ok"),
 			DNS: 1 * time.Millisecond, Connect: 2 * time.Millisecond, TLS: 3 * time.Millisecond, FirstByte: 4 * time.Millisecond,
 			Total: 5 * time.Millisecond, Reason: "accepted"}})
