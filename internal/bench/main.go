@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -64,7 +65,9 @@ type options struct {
 // outcome is what a part prints as its last line.
 type outcome struct {
 	PerSecond float64 `json:"per_second"`
-	PeakMB    float64 `json:"peak_mb"`
+	// CPU is the processor time of the part for each, in microseconds.
+	CPU    float64 `json:"cpu_us"`
+	PeakMB float64 `json:"peak_mb"`
 }
 
 // all runs every measurement and prints the table.
@@ -205,7 +208,12 @@ func run(ctx context.Context, role string, args ...string) (outcome, error) {
 
 // report prints a part's outcome.
 func report(count int, took time.Duration) error {
-	return json.NewEncoder(os.Stdout).Encode(outcome{PerSecond: float64(count) / took.Seconds(), PeakMB: peakMB(os.Getpid())})
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		return err
+	}
+	cpu := float64(used.Utime.Nano()+used.Stime.Nano()) / 1e3 / float64(max(count, 1))
+	return json.NewEncoder(os.Stdout).Encode(outcome{PerSecond: float64(count) / took.Seconds(), CPU: cpu, PeakMB: peakMB(os.Getpid())})
 }
 
 // peakMB is the most memory that a process has had resident.

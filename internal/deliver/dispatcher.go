@@ -55,7 +55,7 @@ const (
 	poll = time.Second
 	// ahead is how many times the requests in flight may be held: some are being
 	// stored before, some are next in the lane.
-	ahead = 4
+	ahead = 8
 )
 
 // Dispatcher delivers events. Make one with New, start it with Run.
@@ -334,15 +334,25 @@ func (d *Dispatcher) deliver(l *lane, c store.ClaimedDelivery) {
 	// again under the same id.
 	err := d.Store.RecordAttempt(context.WithoutCancel(d.sending), c.Lease, o)
 	crash.At(crash.AttemptRecorded)
+	d.log(&c, &r, o, err)
+}
+
+// log writes the one line of an attempt.
+func (d *Dispatcher) log(c *store.ClaimedDelivery, r *result, o *store.Outcome, err error) {
 	level := slog.LevelInfo
 	if r.reason != accepted {
 		level = slog.LevelWarn
 	}
-	attrs := []slog.Attr{
-		slog.String("delivery", string(c.ID)), slog.String("event", string(c.Event)), slog.String("type", string(c.Type)),
-		slog.String("endpoint", string(c.Endpoint)), slog.Int("attempt", o.Attempt.Number), slog.String("reason", string(r.reason)),
-		slog.Int("status", r.status), slog.Duration("took", r.total), slog.String("state", string(o.State)),
+	if err != nil {
+		level = slog.LevelError
 	}
+	if !d.Log.Enabled(d.sending, level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 11)
+	attrs = append(attrs, slog.String("delivery", string(c.ID)), slog.String("type", string(c.Type)),
+		slog.String("endpoint", string(c.Endpoint)), slog.Int("attempt", o.Attempt.Number), slog.String("reason", string(r.reason)),
+		slog.Int("status", r.status), slog.Duration("took", r.total), slog.String("state", string(o.State)))
 	if o.State == ringback.DeliveryPending {
 		attrs = append(attrs, slog.Time("next", o.Due))
 	}
@@ -350,7 +360,6 @@ func (d *Dispatcher) deliver(l *lane, c store.ClaimedDelivery) {
 		attrs = append(attrs, slog.String("error", r.err))
 	}
 	if err != nil {
-		level = slog.LevelError
 		attrs = append(attrs, slog.Any("not_recorded", err))
 	}
 	d.Log.LogAttrs(d.sending, level, "attempt", attrs...)

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -153,21 +154,26 @@ func TestVerifies(t *testing.T) {
 func TestFollowsRotation(t *testing.T) {
 	w := newWorld(t)
 	old := w.secret()
-	now := time.Now()
-	rotate := func(expire time.Time) {
+	rotate := func(expire, at time.Time) {
 		t.Helper()
-		if err := w.db.RotateSecret(t.Context(), project, endpoint, NewInboxSecret(w.keys, endpoint, now), expire, now); err != nil {
+		if err := w.db.RotateSecret(t.Context(), project, endpoint, NewInboxSecret(w.keys, endpoint, at), expire, at); err != nil {
 			t.Fatal(err)
 		}
 	}
-	rotate(now.Add(time.Hour))
+	now := time.Now()
+	rotate(now.Add(time.Hour), now)
 	for name, s := range map[string]webhook.Secret{"old": old, "new": w.secret()} {
 		if got := w.post("msg_"+name, event("a"), s); got.Code != http.StatusNoContent {
 			t.Errorf("while both are valid, the %s secret: %d %s", name, got.Code, got.Body)
 		}
 	}
-	rotate(now)
+	// Two hours ago both were told to expire an hour later. They are still listed.
+	rotate(now.Add(-time.Hour), now.Add(-2*time.Hour))
 	if got := w.post("msg_3", event("a"), old); got.Code != http.StatusUnauthorized {
+		t.Errorf("a secret that has expired: %d", got.Code)
+	}
+	rotate(now, now)
+	if got := w.post("msg_4", event("a"), old); got.Code != http.StatusUnauthorized {
 		t.Errorf("a revoked secret: %d", got.Code)
 	}
 }
@@ -232,7 +238,13 @@ func TestStream(t *testing.T) {
 	w := newWorld(t)
 	srv := httptest.NewServer(w)
 	defer srv.Close()
-	resp, err := srv.Client().Get(srv.URL + "?format=events")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // Less than the test's own limit.
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", srv.URL+"?format=events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := srv.Client().Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"ringback.dev"
 )
@@ -47,6 +48,12 @@ type step struct {
 // them waits for the last.
 const maxGroup = 512
 
+// A group is not held back once it has enough steps, nor longer than gatherTime.
+const (
+	enough     = 128
+	gatherTime = time.Millisecond
+)
+
 func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
@@ -74,10 +81,13 @@ func (w *writer) submit(ctx context.Context, do func(*tx) error, after func()) e
 		return &ringback.Error{Code: ringback.Unavailable, Message: "the store is closed"}
 	}
 	w.queue = append(w.queue, s)
+	n := len(w.queue)
 	w.mu.Unlock()
-	select {
-	case w.wake <- struct{}{}:
-	default:
+	if n == 1 || n == enough {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
 	}
 	<-s.ready
 	return s.err
@@ -102,6 +112,7 @@ func (w *writer) close() error {
 func (w *writer) run() {
 	defer close(w.done)
 	for {
+		w.gather()
 		w.mu.Lock()
 		group := w.queue
 		if len(group) > maxGroup {
@@ -119,6 +130,30 @@ func (w *writer) run() {
 			continue
 		}
 		w.commit(group)
+	}
+}
+
+// gather waits a little for more steps, but only when several are queued already:
+// then the callers are many, and a larger group costs each of them less than the
+// wait. A lone caller is served at once.
+func (w *writer) gather() {
+	w.mu.Lock()
+	n := len(w.queue)
+	w.mu.Unlock()
+	if n < 2 || n >= enough {
+		return
+	}
+	timer := time.NewTimer(gatherTime)
+	defer timer.Stop()
+	for n < enough {
+		select {
+		case <-timer.C:
+			return
+		case <-w.wake:
+			w.mu.Lock()
+			n = len(w.queue)
+			w.mu.Unlock()
+		}
 	}
 }
 
