@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"strings"
 
@@ -60,7 +61,9 @@ func loadFile(r io.Reader) (kong.Resolver, error) {
 	if _, err := parseFile(data); err != nil {
 		return nil, err
 	}
-	values := make(map[string]any)
+	// The text as it stands in the file: read as any, 0123, 1e3 and 2026-01-01
+	// would become other values.
+	values := make(map[string]yaml.Node)
 	if err := yaml.Unmarshal(data, &values); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
@@ -71,10 +74,13 @@ func loadFile(r io.Reader) (kong.Resolver, error) {
 			}
 		}
 		v, ok := values[strings.ReplaceAll(flag.Name, "-", "_")]
-		if !ok {
+		if v.Kind == yaml.AliasNode {
+			v = *v.Alias
+		}
+		if !ok || v.Kind != yaml.ScalarNode || v.Tag == "!!null" {
 			return nil, nil
 		}
-		return fmt.Sprint(v), nil
+		return v.Value, nil
 	}), nil
 }
 
@@ -102,6 +108,14 @@ func (s *settings) nothingRouted() bool {
 	return len(s.Models) == 0 && s.OpenAIURL == "" && !s.Emulator && s.Scenario == ""
 }
 
+// redacted hides the password that a URL may hold.
+func redacted(raw string) string {
+	if u, err := url.Parse(raw); err == nil && u.User != nil {
+		return u.Redacted()
+	}
+	return raw
+}
+
 type configPrint struct{ settings }
 
 func (c *configPrint) Run(s *streams) error {
@@ -110,6 +124,11 @@ func (c *configPrint) Run(s *streams) error {
 	}
 	if c.OpenAIKey != "" {
 		c.OpenAIKey = "(set)"
+	}
+	c.OpenAIURL = redacted(c.OpenAIURL)
+	for name, b := range c.Backends {
+		b.URL = redacted(b.URL)
+		c.Backends[name] = b
 	}
 	e := yaml.NewEncoder(s.out)
 	e.SetIndent(2)

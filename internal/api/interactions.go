@@ -11,7 +11,6 @@ import (
 	"ringback.dev"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/genai"
-	"ringback.dev/internal/work"
 )
 
 // createInteraction answers a background interaction at once and a foreground
@@ -56,7 +55,7 @@ func (a *api) createInteraction(c *call) (any, error) {
 }
 
 // interactionSpec validates a request. Errors name the field.
-func interactionSpec(q *genai.CreateInteraction) (*work.InteractionSpec, error) {
+func interactionSpec(q *genai.CreateInteraction) (*genai.InteractionSpec, error) {
 	unsupported := func(field, instead string) error {
 		return invalid("%s: it is not supported by this version%s", field, instead)
 	}
@@ -90,7 +89,7 @@ func interactionSpec(q *genai.CreateInteraction) (*work.InteractionSpec, error) 
 			return nil, invalid("tools[%d].name: it is required", i)
 		}
 	}
-	spec := &work.InteractionSpec{CreateInteraction: *q}
+	spec := &genai.InteractionSpec{CreateInteraction: *q}
 	spec.Input, spec.ResponseFormat, spec.WebhookConfig = nil, nil, nil
 	var err error
 	if spec.Steps, err = inputSteps(q.Input); err != nil {
@@ -313,7 +312,7 @@ func checkToolChoice(g *genai.InteractionGeneration) error {
 }
 
 // checkHistory makes sure that the interaction to go on from is there and has ended.
-func (a *api) checkHistory(c *call, spec *work.InteractionSpec) error {
+func (a *api) checkHistory(c *call, spec *genai.InteractionSpec) error {
 	id := ringback.ID(spec.PreviousInteractionID)
 	if id == "" {
 		return nil
@@ -345,7 +344,7 @@ func (a *api) getInteraction(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var spec work.InteractionSpec
+	var spec genai.InteractionSpec
 	if err := json.Unmarshal(j.Spec, &spec); err != nil {
 		return nil, fmt.Errorf("spec of interaction %s: %w", j.ID, err)
 	}
@@ -357,7 +356,7 @@ func (a *api) cancelInteraction(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var spec work.InteractionSpec
+	var spec genai.InteractionSpec
 	if err := json.Unmarshal(j.Spec, &spec); err != nil {
 		return nil, fmt.Errorf("spec of interaction %s: %w", j.ID, err)
 	}
@@ -379,7 +378,7 @@ func (a *api) deleteInteraction(c *call) (any, error) {
 }
 
 // renderInteraction shows a job as the resource of §5.5.
-func renderInteraction(j *ringback.Job, spec *work.InteractionSpec, withInput bool) (*genai.Interaction, error) {
+func renderInteraction(j *ringback.Job, spec *genai.InteractionSpec, withInput bool) (*genai.Interaction, error) {
 	r := &genai.Interaction{ID: string(j.ID), Object: "interaction", Status: "in_progress",
 		Created: seconds(j.Created), Updated: seconds(j.Updated), Model: j.Model, ServiceTier: "standard",
 		PreviousInteractionID: spec.PreviousInteractionID, Labels: spec.Labels}

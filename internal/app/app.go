@@ -64,9 +64,12 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 			a.Close()
 		}
 	}()
-	if a.store, err = sqlite.Open(ctx, c.Data); err != nil {
+	// Not straight into a.store: a nil *sqlite.Store in it would pass for one.
+	opened, err := sqlite.Open(ctx, c.Data)
+	if err != nil {
 		return nil, err
 	}
+	a.store = opened
 	if c.MasterKey != "" {
 		a.secrets, err = keyring.Parse(c.MasterKey)
 	} else {
@@ -76,9 +79,6 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 		return nil, err
 	}
 	if err := a.checkMasterKey(ctx); err != nil {
-		return nil, err
-	}
-	if err := a.firstProject(ctx, time.Now()); err != nil {
 		return nil, err
 	}
 	models, err := c.router()
@@ -94,6 +94,14 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	})
 	emitter := emit.New(a.store, a.dispatcher, node, a.dispatcher.Lease)
 	a.runner = work.New(work.Config{Store: a.store, Emit: emitter, Backend: models, Node: node, MaxRunning: c.MaxRunning, Log: log})
+	if a.listener, err = listen(c.Listen); err != nil {
+		return nil, err
+	}
+	// Only now that nothing is left to go wrong: the key of the first project is
+	// shown once, so a start that fails must not make it.
+	if err := a.firstProject(ctx, time.Now()); err != nil {
+		return nil, err
+	}
 	apiConfig := api.Config{
 		Store: a.store, Runner: a.runner, Pinger: emitter, Backend: models, Secrets: a.secrets,
 		CheckURI: func(uri string) error { return egress.CheckURI(uri, outside) },
@@ -106,9 +114,6 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", a.ready)
 	mux.Handle("/", api.New(apiConfig))
-	if a.listener, err = listen(c.Listen); err != nil {
-		return nil, err
-	}
 	var inbox *web.Inbox
 	if c.Dev {
 		if err := a.devInbox(ctx, time.Now()); err != nil {
@@ -221,7 +226,8 @@ func (a *App) Project() ringback.ID { return a.project }
 // under way, and what remains is given back. It closes the App.
 func (a *App) Run(ctx context.Context) error {
 	defer a.Close()
-	if err := a.store.Reclaim(ctx, node, time.Now()); err != nil {
+	// Not cut off by a stop that comes at once: that is no failure.
+	if err := a.store.Reclaim(context.WithoutCancel(ctx), node, time.Now()); err != nil {
 		return err
 	}
 	loops, ctx := errgroup.WithContext(ctx)

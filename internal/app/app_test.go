@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -198,6 +201,36 @@ func TestFirstKey(t *testing.T) {
 	}
 }
 
+// TestFailedStartKeepsTheKey makes sure that a start that fails doesn't make the
+// first project, whose key would be lost.
+func TestFailedStartKeepsTheKey(t *testing.T) {
+	dir := t.TempDir()
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	c := config(t, dir)
+	c.Listen = busy.Addr().String()
+	refused(t, c, "in use")
+	if s := start(t, config(t, dir)); s.FirstKey == "" {
+		t.Error("the start after one that failed shows no key")
+	}
+}
+
+// TestStopAtOnce stops a server before it has begun.
+func TestStopAtOnce(t *testing.T) {
+	a, err := New(t.Context(), config(t, t.TempDir()), quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(context.Background())
+	end()
+	if err := a.Run(ctx); err != nil {
+		t.Errorf("a stop is not a failure: %v", err)
+	}
+}
+
 // TestServeRefusesUnsafeCallbacks holds the defaults of production.
 func TestServeRefusesUnsafeCallbacks(t *testing.T) {
 	create := func(c Config, uri string) (int, string) {
@@ -379,6 +412,11 @@ func TestStartErrors(t *testing.T) {
 	}{
 		{"busy port", func(c *Config) { c.Listen = running.Addr() }, []string{running.Addr(), "--listen"}},
 		{"address of another machine", func(c *Config) { c.Listen = "192.0.2.1:1" }, []string{"192.0.2.1:1", "--listen"}},
+		{"second process on a folder", func(c *Config) { c.Data = dir }, []string{dir, "another ringback process", "--data"}},
+		{"a file for a folder", func(c *Config) { c.Data = file(t) }, []string{"data folder"}},
+		{"a folder in a file", func(c *Config) { c.Data = filepath.Join(file(t), "data") }, []string{"data folder"}},
+		{"newer database", func(c *Config) { newer(t, c.Data) }, []string{"schema version 9999", "newer ringback"}},
+		{"not a database", func(c *Config) { garbage(t, c.Data) }, []string{"damaged"}},
 		{"no model", func(c *Config) { c.Emulator = false }, []string{"--openai-url", "--emulator"}},
 		{"malformed master key", func(c *Config) { c.MasterKey = "zz" }, []string{"master key", "base64"}},
 	} {
@@ -393,6 +431,42 @@ func TestStartErrors(t *testing.T) {
 		c.MasterKey = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 		refused(t, c, "master key does not match", "backup")
 	})
+}
+
+// file is a file where a folder is expected.
+func file(t *testing.T) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// newer makes a database of a version that is yet to come.
+func newer(t *testing.T, dir string) {
+	t.Helper()
+	a, err := New(t.Context(), config(t, dir), quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	db, err := sql.Open("sqlite", filepath.Join(dir, "ringback.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(t.Context(), "INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// garbage puts something else in the database's place.
+func garbage(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, "ringback.db"), bytes.Repeat([]byte("not a database "), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // refused wants New to fail with an error of one line that holds all of want.

@@ -144,3 +144,14 @@ type InteractionError struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }
+
+// InteractionSpec is a validated interaction as it rests in Job.Spec: the wire's
+// request with its input as a list of steps and its answer format resolved.
+type InteractionSpec struct {
+	CreateInteraction
+	// Steps is the input.
+	Steps []Step `json:"steps"`
+	// JSON asks for an answer in JSON, which satisfies Schema if there is one.
+	JSON   bool            `json:"json,omitempty"`
+	Schema json.RawMessage `json:"schema,omitempty"`
+}

@@ -15,24 +15,13 @@ import (
 	"ringback.dev/internal/store"
 )
 
-// InteractionSpec is a validated interaction as it rests in Job.Spec: the wire's
-// request with its input as a list of steps and its answer format resolved.
-type InteractionSpec struct {
-	genai.CreateInteraction
-	// Steps is the input.
-	Steps []genai.Step `json:"steps"`
-	// JSON asks for an answer in JSON, which satisfies Schema if there is one.
-	JSON   bool            `json:"json,omitempty"`
-	Schema json.RawMessage `json:"schema,omitempty"`
-}
-
 // maxTurns bounds how long a chain of previous interactions may be.
 const maxTurns = 1000
 
 // runInteraction runs an interaction. The error is not nil only when the run was
 // cut off or the history can't be read; what a back-end says becomes a Result.
 func runInteraction(ctx context.Context, jobs store.Jobs, be backend.Backend, j *ringback.Job) (Result, error) {
-	var spec InteractionSpec
+	var spec genai.InteractionSpec
 	if err := json.Unmarshal(j.Spec, &spec); err != nil {
 		return Result{}, fmt.Errorf("spec of interaction %s: %w", j.ID, err)
 	}
@@ -102,7 +91,7 @@ func history(ctx context.Context, jobs store.Jobs, project, id ringback.ID) ([]g
 		if err != nil {
 			return nil, fmt.Errorf("earlier interaction: %w", err)
 		}
-		var spec InteractionSpec
+		var spec genai.InteractionSpec
 		var out genai.InteractionOutput
 		if err := json.Unmarshal(j.Spec, &spec); err != nil {
 			return nil, fmt.Errorf("spec of interaction %s: %w", id, err)
@@ -120,7 +109,7 @@ func history(ctx context.Context, jobs store.Jobs, project, id ringback.ID) ([]g
 }
 
 // interactionRequest translates an interaction to the shape of back-ends.
-func interactionRequest(spec *InteractionSpec, steps []genai.Step) (*genai.GenerateContentRequest, error) {
+func interactionRequest(spec *genai.InteractionSpec, steps []genai.Step) (*genai.GenerateContentRequest, error) {
 	req := &genai.GenerateContentRequest{}
 	if spec.SystemInstruction != "" {
 		req.SystemInstruction = &genai.Content{Parts: []genai.Part{genai.TextPart(spec.SystemInstruction)}}
@@ -210,7 +199,7 @@ func resultObject(s *genai.Step) (json.RawMessage, error) {
 	return json.Marshal(map[string]json.RawMessage{key: result})
 }
 
-func applyGeneration(req *genai.GenerateContentRequest, spec *InteractionSpec) error {
+func applyGeneration(req *genai.GenerateContentRequest, spec *genai.InteractionSpec) error {
 	g := spec.GenerationConfig
 	if g == nil && !spec.JSON {
 		return nil

@@ -19,9 +19,9 @@ import (
 	"ringback.dev/internal/store/sqlite"
 )
 
-func specOf(t *testing.T, text string) *InteractionSpec {
+func specOf(t *testing.T, text string) *genai.InteractionSpec {
 	t.Helper()
-	var s InteractionSpec
+	var s genai.InteractionSpec
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func chain(t *testing.T, st store.Store, n int) ringback.ID {
 	now := time.Date(2026, 1, 22, 12, 0, 0, 0, time.UTC)
 	last := ""
 	for i := range n {
-		spec := InteractionSpec{Steps: []genai.Step{{Type: genai.StepUserInput, Content: []genai.StepContent{{Type: "text", Text: fmt.Sprint("question ", i)}}}}}
+		spec := genai.InteractionSpec{Steps: []genai.Step{{Type: genai.StepUserInput, Content: []genai.StepContent{{Type: "text", Text: fmt.Sprint("question ", i)}}}}}
 		spec.PreviousInteractionID = last
 		text, err := json.Marshal(spec)
 		if err != nil {

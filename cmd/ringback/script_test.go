@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"ringback": main}) }
+
+// TestScripts runs the commands as a user does. Beside what testscript offers,
+// a script has these commands:
+//
+//	server ARGS    start ringback ARGS and wait until it listens. $SERVER is its
+//	               address then, $OUT names a file with its standard output.
+//	stop           send SIGTERM to the server; it must end with exit code 0.
+//	save VAR TEXT  set VAR to the rest of the first line of output that begins with TEXT.
+//	busy VAR       run another program's server; VAR is set to its HOST:PORT.
+//	exit CODE CMD  run a command that must end with exactly this exit code.
+//	lines N        the last standard error must have exactly N lines.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireUniqueNames:  true,
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Values[serverKey{}] = &background{}
+			e.Vars = append(e.Vars, "TMPDIR="+e.WorkDir)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"server": startServer, "stop": stopServer, "save": save, "busy": busy, "exit": exitCode, "lines": lines,
+		},
+	})
+}
+
+type serverKey struct{}
+
+// background is the server of a script, one at a time.
+type background struct {
+	cmd *exec.Cmd
+	log bytes.Buffer // Read after cmd has ended.
+}
+
+func startServer(ts *testscript.TestScript, _ bool, args []string) {
+	b := ts.Value(serverKey{}).(*background)
+	if b.cmd != nil {
+		ts.Fatalf("a server runs already")
+	}
+	b.log.Reset()
+	b.cmd = command(ts, args)
+	b.cmd.Stderr = &b.log
+	out, err := b.cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(b.cmd.Start())
+	ts.Defer(func() {
+		if b.cmd != nil {
+			_ = b.cmd.Process.Kill() // The script broke off.
+			_ = b.cmd.Wait()
+		}
+	})
+	late := time.AfterFunc(20*time.Second, func() { _ = b.cmd.Process.Kill() })
+	defer late.Stop()
+	var said strings.Builder
+	for scan := bufio.NewScanner(out); scan.Scan(); {
+		said.WriteString(scan.Text() + "\n")
+		if url, ok := strings.CutPrefix(scan.Text(), "listening on "); ok {
+			file := ts.MkAbs("server.out")
+			ts.Check(os.WriteFile(file, []byte(said.String()), 0o600))
+			ts.Setenv("SERVER", url)
+			ts.Setenv("OUT", file)
+			return
+		}
+	}
+	err = b.cmd.Wait()
+	b.cmd = nil
+	ts.Fatalf("the server did not start: %v\n%s%s", err, said.String(), b.log.String())
+}
+
+func stopServer(ts *testscript.TestScript, _ bool, _ []string) {
+	b := ts.Value(serverKey{}).(*background)
+	if b.cmd == nil {
+		ts.Fatalf("no server runs")
+	}
+	cmd := b.cmd
+	late := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
+	ts.Check(cmd.Process.Signal(syscall.SIGTERM))
+	err := cmd.Wait()
+	b.cmd = nil
+	if err != nil {
+		ts.Fatalf("the server ended with %v\n%s", err, b.log.String())
+	}
+}
+
+// command is ringback with the script's environment.
+func command(ts *testscript.TestScript, args []string) *exec.Cmd {
+	path, err := exec.LookPath("ringback")
+	ts.Check(err)
+	cmd := exec.Command(path, args...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, name := range []string{"HOME", "PATH", "TMPDIR"} {
+		if v := ts.Getenv(name); v != "" {
+			cmd.Env = append(cmd.Env, name+"="+v)
+		}
+	}
+	return cmd
+}
+
+func save(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: save VAR TEXT")
+	}
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), args[1]); ok {
+			ts.Setenv(args[0], strings.TrimSpace(rest))
+			return
+		}
+	}
+	ts.Fatalf("no line begins with %q", args[1])
+}
+
+func busy(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: busy VAR")
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
+	ts.Defer(srv.Close)
+	ts.Setenv(args[0], srv.Listener.Addr().String())
+}
+
+func exitCode(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: exit CODE COMMAND")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	var exited *exec.ExitError
+	if errors.As(err, &exited) {
+		code = exited.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if fmt.Sprint(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+func lines(ts *testscript.TestScript, _ bool, args []string) {
+	if n := strings.Count(ts.ReadFile("stderr"), "\n"); len(args) != 1 || fmt.Sprint(n) != args[0] {
+		ts.Fatalf("%d lines on standard error, want %v", n, args)
+	}
+}
