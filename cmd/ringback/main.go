@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"ringback.dev"
+	"ringback.dev/internal/app"
 )
 
 // commands is the command line.
@@ -37,7 +38,10 @@ Try it:
 
 Every flag can be set in the environment as RINGBACK_ and its name in capitals, for example RINGBACK_LISTEN, and most in a file given with --config.`
 
-func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	app.TuneMemory()
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
 
 // streams are what a command reads and writes.
 type streams struct {

@@ -50,7 +50,7 @@ const body = `{"type":"interaction.completed","version":"v1","timestamp":"2026-1
 // bare is the loop that ringback is compared with: sign and POST, as fast as
 // net/http goes, with nothing stored.
 func bare(ctx context.Context, o options) error {
-	client := egress.Client(egress.Options{AllowHTTP: true, AllowPrivate: true, MaxIdlePerHost: o.InFlight})
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: o.InFlight}}
 	secret := webhook.NewSecret()
 	var count atomic.Int64
 	var wg sync.WaitGroup
@@ -103,6 +103,7 @@ type rig struct {
 }
 
 func newRig(ctx context.Context, o options) (*rig, error) {
+	app.TuneMemory()
 	st, err := sqlite.Open(ctx, o.Dir)
 	if err != nil {
 		return nil, err
@@ -249,6 +250,7 @@ func fill(ctx context.Context, o options) error {
 
 // server runs a whole server with the emulator, and prints its address and key.
 func server(ctx context.Context, o options) error {
+	app.TuneMemory()
 	c := app.Config{Listen: "127.0.0.1:0", Data: o.Dir, Emulator: true, AllowHTTPCallbacks: true, AllowPrivateCallbacks: true,
 		DeliveryTimeout: 15 * time.Second, MaxInFlight: 512, PerTargetInFlight: 64, MaxRunning: 256, MaxRequestBytes: 1 << 20,
 		Grace: time.Second, LogLevel: "info", LogFormat: "text"}

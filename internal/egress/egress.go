@@ -50,17 +50,11 @@ func Client(o Options) *http.Client {
 		perHost = 128
 	}
 	return &http.Client{
-		Transport: &http.Transport{
-			DialContext:            dialer.DialContext,
-			ForceAttemptHTTP2:      true,
-			DisableCompression:     true,
-			MaxIdleConns:           1024,
-			MaxIdleConnsPerHost:    perHost,
-			IdleConnTimeout:        90 * time.Second,
-			TLSHandshakeTimeout:    10 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10,
-			WriteBufferSize:        4 << 10,
-			ReadBufferSize:         4 << 10,
+		Transport: &Transport{
+			Dial:    dialer.DialContext,
+			MaxIdle: 2048, MaxIdlePerHost: perHost,
+			IdleTimeout: 90 * time.Second, HandshakeTimeout: 10 * time.Second,
+			MaxHeader: 64 << 10,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

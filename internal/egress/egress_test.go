@@ -84,9 +84,9 @@ func TestNameThatResolvesToLoopback(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the guard let a request through") }))
 	defer srv.Close()
 	client := egress.Client(egress.Options{})
-	tr := client.Transport.(*http.Transport)
-	dial := tr.DialContext
-	tr.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+	tr := client.Transport.(*egress.Transport)
+	dial := tr.Dial
+	tr.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return dial(ctx, network, srv.Listener.Addr().String())
 	}
 	const raw = "http://rebinding.example.com/"

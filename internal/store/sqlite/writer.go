@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -18,9 +19,11 @@ import (
 type writer struct {
 	conn *sql.Conn
 	// These are the goroutine's alone.
-	stmts map[string]*sql.Stmt // By text; prepared on conn.
-	texts map[chunk]string
-	seq   int64 // Of the latest event.
+	queries map[string]*sql.Stmt   // By text; prepared on conn.
+	changes map[string]driver.Stmt // The same for what returns no rows.
+	args    []driver.NamedValue    // Those of the change that runs.
+	texts   map[chunk]string
+	seq     int64 // Of the latest event.
 
 	done chan struct{}
 
@@ -59,7 +62,7 @@ func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{conn: conn, stmts: make(map[string]*sql.Stmt), texts: make(map[chunk]string), done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	w := &writer{conn: conn, queries: make(map[string]*sql.Stmt), changes: make(map[string]driver.Stmt), texts: make(map[chunk]string), done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	err = conn.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'`).Scan(&w.seq)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -103,7 +106,10 @@ func (w *writer) close() error {
 	}
 	<-w.done
 	var errs []error
-	for _, s := range w.stmts {
+	for _, s := range w.queries {
+		errs = append(errs, s.Close())
+	}
+	for _, s := range w.changes {
 		errs = append(errs, s.Close())
 	}
 	return errors.Join(append(errs, w.conn.Close())...)
@@ -305,40 +311,73 @@ type chunk struct {
 	rows int
 }
 
-// stmt prepares a statement once. The texts are constants of this package, so
-// their number is bounded.
+// exec makes a change.
+func (t *tx) exec(query string, args ...any) error {
+	_, err := t.change(query, args...)
+	return err
+}
+
+// change is exec that tells how many rows were changed. It speaks to the driver
+// without database/sql in between, which would copy the hundreds of arguments of
+// a statement for many rows.
+func (t *tx) change(query string, args ...any) (n int64, err error) {
+	err = t.w.conn.Raw(func(connection any) error {
+		s, err := t.w.prepare(connection, query)
+		if err != nil {
+			return err
+		}
+		named := t.w.args[:0]
+		for i, a := range args {
+			if small, ok := a.(int); ok {
+				a = int64(small)
+			}
+			named = append(named, driver.NamedValue{Ordinal: i + 1, Value: a})
+		}
+		t.w.args = named
+		r, err := s.ExecContext(context.Background(), named)
+		clear(named)
+		if err != nil {
+			return err
+		}
+		n, err = r.RowsAffected()
+		return err
+	})
+	return n, err
+}
+
+// prepare prepares a change once. The texts are made of constants of this
+// package, so their number is bounded.
+func (w *writer) prepare(connection any, query string) (driver.StmtExecContext, error) {
+	s := w.changes[query]
+	if s == nil {
+		c, ok := connection.(driver.ConnPrepareContext)
+		if !ok {
+			return nil, fmt.Errorf("the driver's %T can't prepare", connection)
+		}
+		var err error
+		if s, err = c.PrepareContext(context.Background(), query); err != nil {
+			return nil, fmt.Errorf("prepare: %w", err)
+		}
+		w.changes[query] = s
+	}
+	e, ok := s.(driver.StmtExecContext)
+	if !ok {
+		return nil, fmt.Errorf("the driver's %T can't run", s)
+	}
+	return e, nil
+}
+
+// stmt prepares a query once.
 func (t *tx) stmt(query string) (*sql.Stmt, error) {
-	if s := t.w.stmts[query]; s != nil {
+	if s := t.w.queries[query]; s != nil {
 		return s, nil
 	}
 	s, err := t.w.conn.PrepareContext(context.Background(), query)
 	if err != nil {
 		return nil, fmt.Errorf("prepare: %w", err)
 	}
-	t.w.stmts[query] = s
+	t.w.queries[query] = s
 	return s, nil
-}
-
-func (t *tx) exec(query string, args ...any) error {
-	s, err := t.stmt(query)
-	if err != nil {
-		return err
-	}
-	_, err = s.Exec(args...)
-	return err
-}
-
-// change is exec that tells how many rows were changed.
-func (t *tx) change(query string, args ...any) (int64, error) {
-	s, err := t.stmt(query)
-	if err != nil {
-		return 0, err
-	}
-	r, err := s.Exec(args...)
-	if err != nil {
-		return 0, err
-	}
-	return r.RowsAffected()
 }
 
 // row runs a query for one row.

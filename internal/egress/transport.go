@@ -1,0 +1,308 @@
+package egress
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Transport sends requests over HTTP/1.1 connections that it keeps alive, each
+// used by one request at a time, written with one system call and read by the
+// goroutine that asks. net/http's transport hands each request to two more
+// goroutines; without that a small POST costs half as much, and callbacks are
+// nothing but small POSTs (docs/decisions/0007-own-transport.md).
+//
+// It implements http.RoundTripper for requests with a body of known length. It
+// uses no proxy, does not ask for compression and reports its phases to the
+// request's httptrace.
+type Transport struct {
+	// Dial opens a connection; it is where addresses are checked.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// TLS configures https; nil means the defaults.
+	TLS *tls.Config
+	// MaxIdle and MaxIdlePerHost bound the connections that are kept.
+	MaxIdle, MaxIdlePerHost int
+	// IdleTimeout is how long they are kept, HandshakeTimeout how long TLS may take.
+	IdleTimeout, HandshakeTimeout time.Duration
+	// MaxHeader bounds the bytes of an answer's header.
+	MaxHeader int64
+
+	mu    sync.Mutex
+	idle  map[string][]*conn // By scheme and host; used last is last.
+	kept  int                // Connections in idle.
+	swept time.Time
+}
+
+// conn is a connection. It belongs to one request, or to the idle list.
+type conn struct {
+	net.Conn
+	key    string
+	limit  io.LimitedReader // Bounds what one answer may bring.
+	reader *bufio.Reader
+	out    []byte // The request as it is written.
+	since  time.Time
+	reused bool
+}
+
+var errNoLength = errors.New("egress: a request needs a body of known length")
+
+// RoundTrip implements http.RoundTripper.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body != nil && req.ContentLength < 0 {
+		return nil, errNoLength
+	}
+	var body []byte
+	if req.Body != nil {
+		body = make([]byte, req.ContentLength)
+		_, err := io.ReadFull(req.Body, body)
+		_ = req.Body.Close() // It has been read.
+		if err != nil {
+			return nil, err
+		}
+	}
+	for {
+		c, err := t.connect(req)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := t.exchange(c, req, body)
+		if err == nil {
+			return resp, nil
+		}
+		_ = c.Close() // The error that matters is known.
+		if ctxErr := req.Context().Err(); ctxErr != nil {
+			return nil, ctxErr
+		}
+		// The other side may have closed a kept connection just before it was used.
+		// If nothing of an answer came, a fresh one is tried.
+		if !c.reused || !errors.Is(err, errNothing) {
+			return nil, err
+		}
+	}
+}
+
+// errNothing wraps an error before the first byte of an answer.
+var errNothing = errors.New("the connection was closed without an answer")
+
+// exchange writes the request and reads the answer's header.
+func (t *Transport) exchange(c *conn, req *http.Request, body []byte) (*http.Response, error) {
+	stop := context.AfterFunc(req.Context(), func() { _ = c.SetDeadline(time.Unix(1, 0)) }) // Wakes whoever reads or writes.
+	c.out = appendRequest(c.out[:0], req, body)
+	if _, err := c.Write(c.out); err != nil {
+		stop()
+		return nil, errors.Join(errNothing, err)
+	}
+	c.limit.N = t.MaxHeader
+	if _, err := c.reader.Peek(1); err != nil {
+		stop()
+		return nil, errors.Join(errNothing, err)
+	}
+	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotFirstResponseByte != nil {
+		trace.GotFirstResponseByte()
+	}
+	for {
+		resp, err := http.ReadResponse(c.reader, req)
+		if err != nil {
+			stop()
+			if c.limit.N <= 0 {
+				err = errors.New("the answer's header is too large")
+			}
+			return nil, err
+		}
+		if resp.StatusCode >= 100 && resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols {
+			continue // Interim answers say nothing yet (RFC 9110 §15.2).
+		}
+		c.limit.N = 1 << 62 // The body is bounded by who reads it.
+		b := &answerBody{ReadCloser: resp.Body, t: t, c: c, stop: stop, keep: !resp.Close && resp.StatusCode != http.StatusSwitchingProtocols}
+		if resp.Body == http.NoBody || resp.ContentLength == 0 {
+			b.finish(true)
+		}
+		resp.Body = b
+		return resp, nil
+	}
+}
+
+// appendRequest writes a request in the form of RFC 9112 §3.
+func appendRequest(to []byte, req *http.Request, body []byte) []byte {
+	to = append(to, req.Method...)
+	to = append(to, ' ')
+	to = append(to, req.URL.RequestURI()...)
+	to = append(to, " HTTP/1.1\r\nHost: "...)
+	host := req.Host
+	if host == "" {
+		host = req.URL.Host
+	}
+	to = append(to, host...)
+	for name, values := range req.Header {
+		for _, v := range values {
+			to = append(to, "\r\n"...)
+			to = append(to, name...)
+			to = append(to, ": "...)
+			to = append(to, v...)
+		}
+	}
+	if body != nil {
+		to = append(to, "\r\nContent-Length: "...)
+		to = strconv.AppendInt(to, int64(len(body)), 10)
+	}
+	to = append(to, "\r\n\r\n"...)
+	return append(to, body...)
+}
+
+// answerBody gives its connection back once it has been read to the end.
+type answerBody struct {
+	io.ReadCloser
+	t    *Transport
+	c    *conn // Nil once it is given back or closed.
+	stop func() bool
+	keep bool
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.finish(err == io.EOF)
+	}
+	return n, err
+}
+
+func (b *answerBody) Close() error {
+	b.finish(false)
+	return nil
+}
+
+// finish ends the use of the connection; whole says that nothing of the answer
+// is left on it.
+func (b *answerBody) finish(whole bool) {
+	c := b.c
+	if c == nil {
+		return
+	}
+	b.c = nil
+	// Without the stop, the end of the context may still touch the deadline.
+	if b.stop() && whole && b.keep && c.reader.Buffered() == 0 {
+		b.t.put(c)
+	} else {
+		_ = c.Close() // Nobody uses it any more.
+	}
+}
+
+// connect takes a kept connection or makes one.
+func (t *Transport) connect(req *http.Request) (*conn, error) {
+	key := req.URL.Scheme + "://" + req.URL.Host
+	if c := t.get(key); c != nil {
+		return c, nil
+	}
+	ctx := req.Context()
+	port := req.URL.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[req.URL.Scheme]
+	}
+	plain, err := t.Dial(ctx, "tcp", net.JoinHostPort(req.URL.Hostname(), port))
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{Conn: plain, key: key}
+	if req.URL.Scheme == "https" {
+		if c.Conn, err = t.handshake(ctx, plain, req.URL.Hostname()); err != nil {
+			_ = plain.Close() // The error that matters is known.
+			return nil, err
+		}
+	}
+	c.limit.R = c.Conn
+	c.reader = bufio.NewReaderSize(&c.limit, 2<<10)
+	return c, nil
+}
+
+func (t *Transport) handshake(ctx context.Context, plain net.Conn, host string) (net.Conn, error) {
+	config := t.TLS.Clone()
+	if config == nil {
+		config = &tls.Config{}
+	}
+	config.ServerName, config.NextProtos = host, []string{"http/1.1"}
+	ctx, cancel := context.WithTimeout(ctx, t.HandshakeTimeout)
+	defer cancel()
+	trace := httptrace.ContextClientTrace(ctx)
+	if trace != nil && trace.TLSHandshakeStart != nil {
+		trace.TLSHandshakeStart()
+	}
+	secure := tls.Client(plain, config)
+	err := secure.HandshakeContext(ctx)
+	if trace != nil && trace.TLSHandshakeDone != nil {
+		trace.TLSHandshakeDone(secure.ConnectionState(), err)
+	}
+	return secure, err
+}
+
+// get takes the kept connection that was used last.
+func (t *Transport) get(key string) *conn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := t.idle[key]
+	if len(list) == 0 {
+		return nil
+	}
+	c := list[len(list)-1]
+	t.idle[key] = list[:len(list)-1]
+	t.kept--
+	if time.Since(c.since) > t.IdleTimeout {
+		_ = c.Close() // The older ones are swept.
+		return nil
+	}
+	c.reused = true
+	return c
+}
+
+// put keeps a connection for the next request.
+func (t *Transport) put(c *conn) {
+	now := time.Now()
+	c.since = now
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.idle == nil {
+		t.idle = make(map[string][]*conn)
+	}
+	if now.Sub(t.swept) > t.IdleTimeout/2 {
+		t.sweep(now)
+	}
+	list := t.idle[c.key]
+	if len(list) >= t.MaxIdlePerHost || t.kept >= t.MaxIdle {
+		_ = c.Close() // There are enough.
+		return
+	}
+	t.idle[c.key] = append(list, c)
+	t.kept++
+}
+
+// sweep closes what has been idle for too long. Called with mu held.
+func (t *Transport) sweep(now time.Time) {
+	t.swept = now
+	for key, list := range t.idle {
+		old := 0
+		for old < len(list) && now.Sub(list[old].since) > t.IdleTimeout {
+			_ = list[old].Close() // Nobody uses it.
+			old++
+		}
+		t.kept -= old
+		if old == len(list) {
+			delete(t.idle, key)
+		} else {
+			t.idle[key] = append([]*conn(nil), list[old:]...)
+		}
+	}
+}
+
+// CloseIdleConnections closes all kept connections.
+func (t *Transport) CloseIdleConnections() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sweep(time.Now().Add(2 * t.IdleTimeout))
+}
