@@ -169,14 +169,26 @@ func (r *receiver) clear() {
 	r.arrived = nil
 }
 
-// cache is where scripts/setup-e2e.sh put the packages. A missing one fails.
-func cache(t *testing.T, name string) string {
+// where asks scripts/setup-e2e.sh for a path.
+func where(t *testing.T, name string) string {
 	t.Helper()
 	out, err := exec.Command("../scripts/setup-e2e.sh", "--where", name).Output()
 	if err != nil {
 		t.Fatalf("scripts/setup-e2e.sh --where %s: %v", name, err)
 	}
-	dir := strings.TrimSpace(string(out))
+	return strings.TrimSpace(string(out))
+}
+
+// node is the Node.js that runs the SDKs.
+func node(t *testing.T) string {
+	t.Helper()
+	return where(t, "node")
+}
+
+// cache is where scripts/setup-e2e.sh put the packages. A missing one fails.
+func cache(t *testing.T, name string) string {
+	t.Helper()
+	dir := where(t, name)
 	if _, err := os.Stat(dir); err != nil {
 		t.Fatalf("%v; run scripts/setup-e2e.sh", err)
 	}

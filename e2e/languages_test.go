@@ -17,7 +17,7 @@ func TestJavaScript2(t *testing.T) { javaScript(t, "genai2") }
 func javaScript(t *testing.T, release string) {
 	s := dev(t)
 	dir := jsFolder(t, release, "js/sdk.test.mjs")
-	out := runner(t, dir, env(s), "node", "--test", "--test-reporter=tap")
+	out := runner(t, dir, env(s), node(t), "--test", "--test-reporter=tap")
 	count(t, release, out, `(?m)^# pass (\d+)$`, `(?m)^# (?:fail|skipped|cancelled|todo) ([1-9]\d*)$`)
 }
 
@@ -103,7 +103,7 @@ func TestSamples(t *testing.T) {
 		}
 		for _, release := range []string{"genai3", "genai2"} {
 			file := c.file + ".mjs"
-			sample(release+"/"+c.file, c.want, jsFolder(t, release, "samples/js/"+file), "node", file)
+			sample(release+"/"+c.file, c.want, jsFolder(t, release, "samples/js/"+file), node(t), file)
 		}
 	}
 	sample("curl", `"secret":"whsec_`, "samples/curl", "sh", "webhooks.sh")

@@ -89,7 +89,7 @@ func TestModel(t *testing.T) {
 	}
 
 	dir := jsFolder(t, "genai3", "js/model.mjs")
-	out := runner(t, dir, append(env(s), "MODEL=gemma-3-270m"), "node", "model.mjs")
+	out := runner(t, dir, append(env(s), "MODEL=gemma-3-270m"), node(t), "model.mjs")
 	said, ok := strings.CutPrefix(strings.TrimSpace(out), "verified ")
 	if !ok {
 		t.Fatalf("unexpected output:\n%s", out)

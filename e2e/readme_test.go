@@ -1,0 +1,94 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// blocks returns the README's code blocks in a language.
+func blocks(t *testing.T, language string) []string {
+	t.Helper()
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
+		found = append(found, m[1])
+	}
+	return found
+}
+
+// TestReadme runs the README's programs as a newcomer would, only on another
+// port: register and submit, start the receiver, see the callback verified.
+func TestReadme(t *testing.T) {
+	js, py := blocks(t, "js"), blocks(t, "python")
+	if len(js) != 2 || len(py) != 1 {
+		t.Fatalf("the README has %d programs in JavaScript and %d in Python; this test knows 2 and 1", len(js), len(py))
+	}
+	s := dev(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
+	for i := range js {
+		if !strings.Contains(js[i], "3000") {
+			t.Fatalf("program %d does not name port 3000", i+1)
+		}
+		js[i] = strings.ReplaceAll(js[i], "3000", port)
+	}
+	for _, release := range []string{"genai3", "genai2"} {
+		t.Run(release, func(t *testing.T) {
+			dir := jsFolder(t, release)
+			for i, program := range js {
+				if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("readme%d.mjs", i)), []byte(program), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = l.Close() // The port is the receiver's from here on.
+			out := runner(t, dir, env(s), node(t), "readme0.mjs")
+			m := regexp.MustCompile(`(?s)WEBHOOK_SECRET=(whsec_\S+)\n(v1_\S+) in_progress`).FindStringSubmatch(out)
+			if m == nil {
+				t.Fatalf("unexpected output:\n%s", out)
+			}
+			cmd := exec.Command(node(t), "readme1.mjs")
+			cmd.Dir, cmd.Env, cmd.Stderr = dir, append(os.Environ(), "WEBHOOK_SECRET="+m[1]), os.Stderr
+			pipe, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+			}()
+			// The first attempt found nobody; the retry comes after five seconds.
+			lines := bufio.NewScanner(pipe)
+			if !lines.Scan() || lines.Text() != "interaction.completed "+m[2] {
+				t.Errorf("the receiver printed %q", lines.Text())
+			}
+		})
+	}
+
+	c := goClient(t, s, "any")
+	r := receive(t)
+	w := register(t, c, r.URI)
+	ping(t, c, *w.ID)
+	got := r.wait(t, "ping", *w.ID)
+	program := fmt.Sprintf("secret, raw_body, headers = %q, %q, {%q: %q, %q: %q, %q: %q}\n%s\nprint(event['type'])\n", *w.NewSigningSecret, got.Body,
+		"webhook-id", got.Header.Get("webhook-id"), "webhook-timestamp", got.Header.Get("webhook-timestamp"),
+		"webhook-signature", got.Header.Get("webhook-signature"), py[0])
+	if out := runner(t, t.TempDir(), nil, filepath.Join(cache(t, "python3"), "bin", "python"), "-c", program); strings.TrimSpace(out) != "ping" {
+		t.Errorf("the Python program printed %q", out)
+	}
+}
