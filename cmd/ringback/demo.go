@@ -264,6 +264,9 @@ func outputText(job *genai.Interaction) string {
 			fmt.Fprintf(&b, "%s(%s) ", step.Name, step.Arguments)
 		}
 	}
+	for _, e := range job.Errors {
+		fmt.Fprintf(&b, "%s: %s", e.Code, e.Message)
+	}
 	return strings.TrimSpace(b.String())
 }
 

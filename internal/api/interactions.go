@@ -101,7 +101,7 @@ func interactionSpec(q *genai.CreateInteraction) (*genai.InteractionSpec, error)
 	if spec.JSON, spec.Schema, err = responseFormat(q); err != nil {
 		return nil, err
 	}
-	return spec, checkToolChoice(q.GenerationConfig)
+	return spec, checkGeneration(q.GenerationConfig)
 }
 
 // given reports whether raw JSON is there and not null.
@@ -292,8 +292,16 @@ func responseFormat(q *genai.CreateInteraction) (isJSON bool, schema json.RawMes
 	return isJSON, schema, nil
 }
 
-func checkToolChoice(g *genai.InteractionGeneration) error {
-	if g == nil || !given(g.ToolChoice) {
+func checkGeneration(g *genai.InteractionGeneration) error {
+	if g == nil {
+		return nil
+	}
+	switch strings.ToLower(g.ThinkingLevel) {
+	case "", "minimal", "low", "medium", "high":
+	default:
+		return invalid("generation_config.thinking_level: %q is none of minimal, low, medium, high", g.ThinkingLevel)
+	}
+	if !given(g.ToolChoice) {
 		return nil
 	}
 	var mode string

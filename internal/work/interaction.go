@@ -214,6 +214,13 @@ func applyGeneration(req *genai.GenerateContentRequest, spec *genai.InteractionS
 	}
 	c.Temperature, c.TopP, c.MaxOutputTokens, c.Seed = g.Temperature, g.TopP, g.MaxOutputTokens, g.Seed
 	c.StopSequences, c.PresencePenalty, c.FrequencyPenalty = g.StopSequences, g.PresencePenalty, g.FrequencyPenalty
+	if g.ThinkingLevel != "" {
+		level, err := json.Marshal(map[string]string{"thinkingLevel": strings.ToLower(g.ThinkingLevel)})
+		if err != nil {
+			return err
+		}
+		c.ThinkingConfig = level
+	}
 	if g.ToolChoice == nil {
 		return nil
 	}

@@ -54,7 +54,7 @@ type Result struct {
 
 // Reasons for which the context of a run ends.
 var (
-	errStopping  = errors.New("the server is stopping")
+	errStopping  = &ringback.Error{Code: ringback.Unavailable, Message: "the server is stopping; try again"}
 	errCancelled = errors.New("the job was cancelled")
 	errLost      = errors.New("the lease was lost")
 )

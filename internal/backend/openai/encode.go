@@ -22,6 +22,7 @@ type chatRequest struct {
 	Seed             *int64          `json:"seed,omitempty"`
 	PresencePenalty  *float64        `json:"presence_penalty,omitempty"`
 	FrequencyPenalty *float64        `json:"frequency_penalty,omitempty"`
+	ReasoningEffort  string          `json:"reasoning_effort,omitempty"`
 	Tools            []tool          `json:"tools,omitempty"`
 	ToolChoice       any             `json:"tool_choice,omitempty"`
 	ResponseFormat   *responseFormat `json:"response_format,omitempty"`
@@ -238,6 +239,13 @@ func encodeConfig(out *chatRequest, g *genai.GenerationConfig) error {
 	out.Temperature, out.TopP, out.TopK, out.N = g.Temperature, g.TopP, g.TopK, g.CandidateCount
 	out.MaxTokens, out.Stop, out.Seed = g.MaxOutputTokens, g.StopSequences, g.Seed
 	out.PresencePenalty, out.FrequencyPenalty = g.PresencePenalty, g.FrequencyPenalty
+	if g.ThinkingConfig != nil {
+		var thinking struct{ ThinkingLevel string }
+		if err := json.Unmarshal(g.ThinkingConfig, &thinking); err != nil {
+			return &backend.Error{Kind: backend.InvalidRequest, Message: "generationConfig.thinkingConfig: expected an object"}
+		}
+		out.ReasoningEffort = strings.ToLower(thinking.ThinkingLevel)
+	}
 	isJSON, schema, err := g.JSONMode()
 	switch {
 	case err != nil:

@@ -2,9 +2,9 @@
 // vLLM, llama.cpp, Ollama, or a hosted service.
 //
 // What the protocol has no place for is refused by name, so that nothing that
-// changes the meaning of a request is dropped in silence. Two things are passed
-// over, because such servers have no notion of them: safetySettings and
-// cachedContent.
+// changes the meaning of a request is dropped in silence. Some things are passed
+// over, because such servers have no notion of them: safetySettings,
+// cachedContent, and of thinkingConfig all but the level.
 package openai
 
 import (

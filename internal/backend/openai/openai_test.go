@@ -272,3 +272,18 @@ func FuzzStream(f *testing.F) {
 		}
 	})
 }
+
+func TestThinkingLevel(t *testing.T) {
+	b := connect(t, func(r *http.Request) (*http.Response, error) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || !strings.Contains(string(body), `"reasoning_effort":"low"`) {
+			t.Errorf("got %s, %v", body, err)
+		}
+		return reply(200, good), nil
+	})
+	q := ask(genai.TextPart("hi"))
+	q.Body.GenerationConfig = &genai.GenerationConfig{ThinkingConfig: json.RawMessage(`{"thinkingLevel":"LOW"}`)}
+	if _, err := b.Generate(t.Context(), q); err != nil {
+		t.Error(err)
+	}
+}

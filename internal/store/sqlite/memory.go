@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"slices"
@@ -109,7 +110,11 @@ func (m *memory) setEndpoint(e *ringback.Endpoint) {
 	if i := slices.IndexFunc(list, func(x *ringback.Endpoint) bool { return x.ID == e.ID }); i >= 0 {
 		list[i] = e
 	} else {
+		// Not always last: whoever made it earlier may have stored it later.
 		list = append(list, e)
+		slices.SortStableFunc(list, func(a, b *ringback.Endpoint) int {
+			return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
+		})
 	}
 	m.projects[e.Project] = list
 }

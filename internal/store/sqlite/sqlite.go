@@ -186,7 +186,7 @@ func translate(err error) error {
 	case sqlite3.SQLITE_FULL:
 		return &ringback.Error{Code: ringback.StorageFull, Message: "the disk is full; nothing was changed", Cause: err}
 	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY:
-		return &ringback.Error{Code: ringback.Unavailable, Message: "the database can't be read or written just now", Cause: err}
+		return &ringback.Error{Code: ringback.Unavailable, Message: "the database can't be read or written just now (is the disk full or gone?)", Cause: err}
 	case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT:
 		return &ringback.Error{Code: ringback.FailedPrecondition, Message: "the database file is damaged or not one", Cause: err}
 	}
