@@ -17,7 +17,7 @@ func TestJavaScript2(t *testing.T) { javaScript(t, "genai2") }
 func javaScript(t *testing.T, release string) {
 	s := dev(t)
 	dir := jsFolder(t, release, "js/sdk.test.mjs")
-	out := runner(t, dir, env(s), node(t), "--test", "--test-reporter=tap")
+	out := runner(t, dir, strict(t, s), node(t), "--test", "--test-reporter=tap")
 	count(t, release, out, `(?m)^# pass (\d+)$`, `(?m)^# (?:fail|skipped|cancelled|todo) ([1-9]\d*)$`)
 }
 
@@ -52,8 +52,15 @@ func TestPython2(t *testing.T) { python(t, "python2") }
 
 func python(t *testing.T, release string) {
 	s := dev(t)
-	out := runner(t, "python", env(s), filepath.Join(cache(t, release), "bin", "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", ".")
+	out := runner(t, "python", strict(t, s), filepath.Join(cache(t, release), "bin", "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", ".")
 	count(t, release, out, `(\d+) passed`, `(\d+) (?:failed|skipped|error|xfailed)`)
+}
+
+// strict is the environment of an SDK's tests: beside the server that takes any
+// key they get one that does not.
+func strict(t *testing.T, s *server) []string {
+	t.Helper()
+	return append(env(s), "RINGBACK_STRICT_URL="+start(t, "serve", "--emulator").URL)
 }
 
 func env(s *server) []string {
@@ -106,6 +113,7 @@ func TestSamples(t *testing.T) {
 			sample(release+"/"+c.file, c.want, jsFolder(t, release, "samples/js/"+file), node(t), file)
 		}
 	}
-	sample("curl", `"secret":"whsec_`, "samples/curl", "sh", "webhooks.sh")
+	sample("curl/webhooks", `"secret":"whsec_`, "samples/curl", "sh", "webhooks.sh")
+	sample("curl/interactions", "turn 3", "samples/curl", "sh", "interactions.sh")
 	fmt.Printf("e2e samples: %d ran\n", ran)
 }

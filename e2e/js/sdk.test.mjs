@@ -190,6 +190,14 @@ test('interactions: failure, with its event', async () => {
   assert.equal((await ai.interactions.get(made.id)).status, 'failed');
 });
 
+test('interactions: the callback is printed as JSON.stringify prints it', async () => {
+  const made = await ai.interactions.create({ model: 'odd-model', input: 'hi', background: true });
+  const callback = await receiver.wait(forJob('interaction.failed', made.id));
+  assert.equal(callback.event.data.error_message, '<b> & "q" \\ / \t\n\u0001\u007f é 😀 \u2028\u2029');
+  assert.equal(callback.body, JSON.stringify(callback.event));
+  verify(hook.new_signing_secret, callback);
+});
+
 test('interactions: JSON answers and stateless use', async () => {
   const schema = { type: 'object', properties: { name: { type: 'string' } }, required: ['name'] };
   const made = await ai.interactions.create({ model, input: 'hi', store: false, response_format: { type: 'text', mime_type: 'application/json', schema } });
@@ -200,6 +208,14 @@ test('interactions: JSON answers and stateless use', async () => {
 test('interactions: errors are typed', async () => {
   await assert.rejects(ai.interactions.get('v1_nosuch'), (e) => e.status === 404);
   await assert.rejects(ai.interactions.create({ model, input: '' }), (e) => e.status === 400);
+});
+
+test('keys: a wrong one is told apart on both surfaces', async () => {
+  const bad = new GoogleGenAI({ apiKey: 'wrong', httpOptions: { baseUrl: process.env.RINGBACK_STRICT_URL } });
+  const denied = (e) => e.status === 401 && e.constructor.name === 'AuthenticationError';
+  await assert.rejects(bad.webhooks.list(), denied);
+  await assert.rejects(bad.interactions.create({ model, input: 'hi' }), denied);
+  await assert.rejects(bad.models.generateContent({ model, contents: 'hi' }), (e) => e.status === 400 && e.message.includes('API key not valid'));
 });
 
 test('models: list, get, generate, stream, count', async () => {

@@ -195,6 +195,24 @@ def test_interaction_failure(client, hook, receiver):
     assert client.interactions.get(made.id).status == "failed"
 
 
+def test_callback_survives_printing_again(client, hook, receiver):
+    made = client.interactions.create(model="odd-model", input="hi", background=True)
+    callback = receiver.wait_for("interaction.failed", made.id)
+    assert callback[2]["data"]["error_message"] == '<b> & "q" \\ / \t\n\x01\x7f é 😀 \u2028\u2029'
+    verify(hook.new_signing_secret, callback)
+
+
+def test_wrong_key():
+    bad = genai.Client(api_key="wrong", http_options=types.HttpOptions(base_url=os.environ["RINGBACK_STRICT_URL"]))
+    for call in (lambda: bad.webhooks.list(), lambda: bad.interactions.create(model=MODEL, input="hi")):
+        with pytest.raises(Exception) as e:
+            call()
+        assert status_of(e.value) == 401 and type(e.value).__name__ == "AuthenticationError"
+    with pytest.raises(errors.ClientError) as e:
+        bad.models.generate_content(model=MODEL, contents="hi")
+    assert e.value.code == 400 and "API key not valid" in e.value.message
+
+
 def test_interaction_errors(client):
     for call in (lambda: client.interactions.get("v1_nosuch"), lambda: client.interactions.delete("v1_nosuch")):
         with pytest.raises(Exception) as e:

@@ -135,6 +135,8 @@ func (w *world) start(crashAt string) {
 	if err := w.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
+	process := w.cmd.Process
+	w.t.Cleanup(func() { _ = process.Kill() }) // It has ended unless the test broke off.
 	w.url = ""
 	for lines := bufio.NewScanner(out); w.url == "" && lines.Scan(); {
 		if text := strings.TrimSpace(lines.Text()); strings.HasPrefix(text, "rbk_") {
