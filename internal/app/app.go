@@ -295,12 +295,12 @@ func (a *App) devInbox(ctx context.Context, now time.Time) error {
 		Events: ringback.EventTypes(), State: ringback.Enabled, Secrets: []ringback.Secret{secret}, Created: now, Updated: now})
 }
 
-// TuneMemory lets the heap grow to four times what is live before it is
+// TuneMemory lets the heap grow to five times what is live before it is
 // collected, unless GOGC says otherwise: the live heap is a few megabytes, and
 // collecting it all the time costs a tenth of the deliveries.
 func TuneMemory() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(300)
+		debug.SetGCPercent(400)
 	}
 }
 
