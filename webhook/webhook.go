@@ -18,9 +18,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash"
+	"io"
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -41,13 +44,36 @@ const (
 
 // Secret is a shared signing secret. Printing or logging one shows only its
 // truncated form; Reveal gives the whole text.
-type Secret struct{ key []byte }
+type Secret struct {
+	// A function, because fmt calls no method on what is held in another struct's
+	// unexported field: it prints all it can follow, and it can't follow this.
+	key func() *key
+}
+
+// key is a secret's bytes and hashes that were set up with them, for reuse.
+type key struct {
+	bytes  []byte
+	hashes sync.Pool // Of hash.Hash.
+}
+
+func newSecret(b []byte) Secret {
+	k := &key{bytes: b}
+	return Secret{func() *key { return k }}
+}
+
+// bytes returns the key; the zero Secret has an empty one.
+func (s Secret) bytes() []byte {
+	if s.key == nil {
+		return nil
+	}
+	return s.key().bytes
+}
 
 // NewSecret makes a secret of 32 random bytes.
 func NewSecret() Secret {
 	key := make([]byte, newKey)
 	_, _ = rand.Read(key) // Never fails; it ends the program if it can't.
-	return Secret{key}
+	return newSecret(key)
 }
 
 // ErrSecret is wrapped by every error of ParseSecret.
@@ -63,16 +89,16 @@ func ParseSecret(text string) (Secret, error) {
 	if len(key) < minKey || len(key) > maxKey {
 		return Secret{}, fmt.Errorf("%w: it holds %d bytes, %d to %d are allowed", ErrSecret, len(key), minKey, maxKey)
 	}
-	return Secret{key}, nil
+	return newSecret(key), nil
 }
 
 // Reveal returns the whole secret, "whsec_" and base64.
-func (s Secret) Reveal() string { return secretPrefix + base64.StdEncoding.EncodeToString(s.key) }
+func (s Secret) Reveal() string { return secretPrefix + base64.StdEncoding.EncodeToString(s.bytes()) }
 
 // Truncated returns what may be shown of a secret: "whsec_..." and the last four
 // characters of its base64.
 func (s Secret) Truncated() string {
-	text := base64.StdEncoding.EncodeToString(s.key)
+	text := base64.StdEncoding.EncodeToString(s.bytes())
 	return secretPrefix + "..." + text[max(len(text)-4, 0):]
 }
 
@@ -81,6 +107,9 @@ func (s Secret) String() string { return s.Truncated() }
 
 // GoString returns the truncated form.
 func (s Secret) GoString() string { return s.Truncated() }
+
+// Format prints the truncated form whatever the verb, %d and %b included.
+func (s Secret) Format(to fmt.State, _ rune) { _, _ = io.WriteString(to, s.Truncated()) }
 
 // LogValue returns the truncated form.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.Truncated()) }
@@ -113,8 +142,19 @@ func appendPrefix(to []byte, id string, unix int64) []byte {
 
 // mac appends the HMAC-SHA256 of prefix and body.
 func (s Secret) mac(to, prefix, body []byte) []byte {
-	h := hmac.New(sha256.New, s.key)
+	if s.key == nil {
+		s = newSecret(nil)
+	}
+	k := s.key()
+	h, ok := k.hashes.Get().(hash.Hash)
+	if ok {
+		h.Reset()
+	} else {
+		h = hmac.New(sha256.New, k.bytes)
+	}
 	h.Write(prefix)
 	h.Write(body)
-	return h.Sum(to)
+	to = h.Sum(to)
+	k.hashes.Put(h)
+	return to
 }

@@ -60,9 +60,15 @@ func Client(o Options) *http.Client {
 	}
 }
 
+// newGuard knows the addresses that are not public by IANA's tables, and one that
+// is, but by which Azure's machines reach their host.
+func newGuard() *ssrf.Guardian {
+	return ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(netip.MustParsePrefix("168.63.129.16/32")))
+}
+
 // guard checks an address as it is connected to.
 func guard() func(network, address string, c syscall.RawConn) error {
-	g := ssrf.New(ssrf.WithAnyPort())
+	g := newGuard()
 	return func(network, address string, c syscall.RawConn) error {
 		if err := g.Safe(network, address, c); err != nil {
 			return ErrBlocked
@@ -88,12 +94,16 @@ func CheckURI(raw string, o Options) error {
 	switch {
 	case err != nil:
 		return bad("it is not a URL")
+	case strings.Contains(raw, " "):
+		return bad("it must not hold a space; write %%20")
 	case u.Scheme == "http" && !o.AllowHTTP:
 		return bad("it must begin with https:// (the server's --allow-http-callbacks would allow http)")
 	case u.Scheme != "https" && u.Scheme != "http":
 		return bad("it must be an absolute URL that begins with https://")
 	case u.Host == "" || u.Hostname() == "":
 		return bad("it has no host")
+	case strings.ContainsFunc(u.Host, func(r rune) bool { return r >= 0x80 }):
+		return bad("write an international host name in its ASCII form, which begins with xn--")
 	case u.User != nil:
 		return bad("it must not hold a user name or password")
 	case u.Fragment != "":
@@ -129,7 +139,7 @@ func blockedHost(host string) bool {
 	if addr.Is6() {
 		network = "tcp6"
 	}
-	return ssrf.New(ssrf.WithAnyPort()).Safe(network, netip.AddrPortFrom(addr, 443).String(), nil) != nil
+	return newGuard().Safe(network, netip.AddrPortFrom(addr, 443).String(), nil) != nil
 }
 
 // ReadBounded reads the first n bytes of an answer's body and closes it. A body

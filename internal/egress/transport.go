@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -44,6 +46,7 @@ type Transport struct {
 // conn is a connection. It belongs to one request, or to the idle list.
 type conn struct {
 	net.Conn
+	quiet  func() bool // Whether nothing waits on what is beneath TLS.
 	key    string
 	limit  io.LimitedReader // Bounds what one answer may bring.
 	reader *bufio.Reader
@@ -52,12 +55,18 @@ type conn struct {
 	reused bool
 }
 
-var errNoLength = errors.New("egress: a request needs a body of known length")
+var (
+	errNoLength  = errors.New("egress: a request needs a body of known length")
+	errMalformed = errors.New("egress: an address or header would break the request's form")
+)
 
 // RoundTrip implements http.RoundTripper.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Body != nil && req.ContentLength < 0 {
-		return nil, errNoLength
+	if err := sendable(req); err != nil {
+		if req.Body != nil {
+			_ = req.Body.Close() // Nothing was read of it.
+		}
+		return nil, err
 	}
 	var body []byte
 	if req.Body != nil {
@@ -68,8 +77,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	for {
-		c, err := t.connect(req)
+	for fresh := false; ; fresh = true {
+		c, err := t.connect(req, fresh)
 		if err != nil {
 			return nil, err
 		}
@@ -82,11 +91,35 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, ctxErr
 		}
 		// The other side may have closed a kept connection just before it was used.
-		// If nothing of an answer came, a fresh one is tried.
+		// If nothing of an answer came, a fresh one is tried, once: a receiver that
+		// breaks off whenever it sees this request must not see it once for every
+		// kept connection.
 		if !c.reused || !errors.Is(err, errNothing) {
 			return nil, err
 		}
 	}
+}
+
+// sendable refuses what can't be written as one well-formed request. In a
+// net/http request a length of 0 with a body means an unknown length.
+func sendable(req *http.Request) error {
+	if req.Body != nil && req.Body != http.NoBody && req.ContentLength <= 0 {
+		return errNoLength
+	}
+	if strings.ContainsAny(req.URL.RawQuery, " \r\n\x00") || strings.ContainsAny(req.URL.Host, " \r\n\x00") {
+		return errMalformed
+	}
+	for name, values := range req.Header {
+		if name == "" || strings.ContainsAny(name, " :\r\n\x00") {
+			return errMalformed
+		}
+		for _, v := range values {
+			if strings.ContainsAny(v, "\r\n\x00") {
+				return errMalformed
+			}
+		}
+	}
+	return nil
 }
 
 // errNothing wraps an error before the first byte of an answer.
@@ -98,12 +131,12 @@ func (t *Transport) exchange(c *conn, req *http.Request, body []byte) (*http.Res
 	c.out = appendRequest(c.out[:0], req, body)
 	if _, err := c.Write(c.out); err != nil {
 		stop()
-		return nil, errors.Join(errNothing, err)
+		return nil, fmt.Errorf("%w: %w", errNothing, err)
 	}
 	c.limit.N = t.MaxHeader
 	if _, err := c.reader.Peek(1); err != nil {
 		stop()
-		return nil, errors.Join(errNothing, err)
+		return nil, fmt.Errorf("%w: %w", errNothing, err)
 	}
 	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotFirstResponseByte != nil {
 		trace.GotFirstResponseByte()
@@ -195,11 +228,18 @@ func (b *answerBody) finish(whole bool) {
 	}
 }
 
-// connect takes a kept connection or makes one.
-func (t *Transport) connect(req *http.Request) (*conn, error) {
+// connect takes a kept connection, unless a fresh one is asked for, or makes one.
+func (t *Transport) connect(req *http.Request, fresh bool) (*conn, error) {
 	key := req.URL.Scheme + "://" + req.URL.Host
-	if c := t.get(key); c != nil {
-		return c, nil
+	for !fresh {
+		c := t.get(key)
+		if c == nil {
+			break
+		}
+		if c.quiet() {
+			return c, nil
+		}
+		_ = c.Close() // It was closed by the other side, or says what nobody asked.
 	}
 	ctx := req.Context()
 	port := req.URL.Port()
@@ -210,7 +250,7 @@ func (t *Transport) connect(req *http.Request) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: plain, key: key}
+	c := &conn{Conn: plain, quiet: quietness(plain), key: key}
 	if req.URL.Scheme == "https" {
 		if c.Conn, err = t.handshake(ctx, plain, req.URL.Hostname()); err != nil {
 			_ = plain.Close() // The error that matters is known.
