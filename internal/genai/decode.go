@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -232,6 +233,18 @@ func jsonSchema(m map[string]any) map[string]any {
 		case "items", "additionalProperties":
 			if s, ok := value.(map[string]any); ok {
 				value = jsonSchema(s)
+			}
+		case "minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties",
+			"min_items", "max_items", "min_length", "max_length", "min_properties", "max_properties":
+			// The dialect's limits are int64, which proto-JSON writes as strings (wire
+			// contract §0.3).
+			if bound, limit, ok := strings.Cut(key, "_"); ok {
+				key = bound + strings.ToUpper(limit[:1]) + limit[1:]
+			}
+			if s, ok := value.(string); ok {
+				if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+					value = n
+				}
 			}
 		case "anyOf", "any_of":
 			if list, ok := value.([]any); ok {

@@ -68,12 +68,19 @@ type FunctionResponse struct {
 	Response json.RawMessage `json:"response,omitempty"`
 }
 
-// Tool offers functions, or one of the tools that Google's servers run.
+// Tool offers functions, or one of the tools that Google's servers run. Those are
+// known by name, so that a back-end without them can refuse them.
 type Tool struct {
 	FunctionDeclarations []FunctionDeclaration `json:"functionDeclarations,omitempty"`
 	GoogleSearch         json.RawMessage       `json:"googleSearch,omitempty"`
 	CodeExecution        json.RawMessage       `json:"codeExecution,omitempty"`
 	URLContext           json.RawMessage       `json:"urlContext,omitempty"`
+
+	GoogleSearchRetrieval json.RawMessage `json:"googleSearchRetrieval,omitempty"`
+	GoogleMaps            json.RawMessage `json:"googleMaps,omitempty"`
+	FileSearch            json.RawMessage `json:"fileSearch,omitempty"`
+	ComputerUse           json.RawMessage `json:"computerUse,omitempty"`
+	MCPServers            json.RawMessage `json:"mcpServers,omitempty"`
 }
 
 // FunctionDeclaration describes a function. Parameters is in the OpenAPI-like

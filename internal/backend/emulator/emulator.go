@@ -69,12 +69,14 @@ func (b *Backend) Stream(ctx context.Context, req *backend.Request) iter.Seq2[*g
 			yield(nil, err)
 			return
 		}
-		for _, chunk := range chunks(whole) {
-			if !yield(chunk, nil) {
-				return
+		for i, chunk := range chunks(whole) {
+			if i > 0 {
+				if err := rule.wait(ctx, rule.chunkDelay()); err != nil {
+					yield(nil, err)
+					return
+				}
 			}
-			if err := rule.wait(ctx, rule.chunkDelay()); err != nil {
-				yield(nil, err)
+			if !yield(chunk, nil) {
 				return
 			}
 		}

@@ -98,7 +98,7 @@ func TestDelays(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if took := time.Since(begin); took != 1800*time.Millisecond {
+		if took := time.Since(begin); took != 1700*time.Millisecond {
 			t.Errorf("took %s", took)
 		}
 	})

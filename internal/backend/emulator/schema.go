@@ -3,6 +3,7 @@ package emulator
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 )
 
@@ -22,15 +23,25 @@ func sample(schema json.RawMessage, kind string) (json.RawMessage, error) {
 	if err := json.Unmarshal(schema, &s); err != nil {
 		return nil, errors.New("a schema must be an object")
 	}
-	v := sampleValue(s, 0)
+	budget := maxValues
+	v := sampleValue(s, 0, &budget)
+	if budget < 0 {
+		return nil, fmt.Errorf("it asks for more than %d values", maxValues)
+	}
 	if _, ok := v.(map[string]any); kind == "object" && !ok {
 		return json.RawMessage("{}"), nil
 	}
 	return json.Marshal(v)
 }
 
-func sampleValue(s map[string]any, depth int) any {
-	if depth > 32 {
+// maxValues bounds a sample. Nested lists multiply: seven levels of minItems 16
+// would fill the memory from a schema of 300 bytes.
+const maxValues = 10_000
+
+// sampleValue takes each value that it makes from the budget; below zero the
+// sample is not whole.
+func sampleValue(s map[string]any, depth int, budget *int) any {
+	if *budget--; depth > 32 || *budget < 0 {
 		return nil
 	}
 	if c, ok := s["const"]; ok {
@@ -42,7 +53,7 @@ func sampleValue(s map[string]any, depth int) any {
 	for _, of := range []string{"anyOf", "oneOf", "allOf"} {
 		if list, ok := s[of].([]any); ok && len(list) > 0 {
 			if first, ok := list[0].(map[string]any); ok {
-				return sampleValue(first, depth+1)
+				return sampleValue(first, depth+1, budget)
 			}
 		}
 	}
@@ -60,7 +71,7 @@ func sampleValue(s map[string]any, depth int) any {
 		required, _ := s["required"].([]any)
 		for name, p := range properties {
 			if p, ok := p.(map[string]any); ok && (len(required) == 0 || slices.Contains(required, any(name))) {
-				out[name] = sampleValue(p, depth+1)
+				out[name] = sampleValue(p, depth+1, budget)
 			}
 		}
 		return out
@@ -69,7 +80,7 @@ func sampleValue(s map[string]any, depth int) any {
 		n, _ := s["minItems"].(float64)
 		out := []any{}
 		for range min(max(int(n), 1), 16) {
-			out = append(out, sampleValue(items, depth+1))
+			out = append(out, sampleValue(items, depth+1, budget))
 		}
 		return out
 	case "integer", "number":

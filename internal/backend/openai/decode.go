@@ -49,7 +49,7 @@ func (c *completion) decode() (*genai.GenerateContentResponse, error) {
 	}
 	out := c.envelope()
 	for _, ch := range c.Choices {
-		parts, err := ch.Message.parts()
+		parts, err := ch.Message.parts(new(callIDs))
 		if err != nil {
 			return nil, err
 		}
@@ -69,7 +69,7 @@ func (c *completion) envelope() *genai.GenerateContentResponse {
 }
 
 // parts are the thoughts, then the text, then the calls.
-func (a *answer) parts() ([]genai.Part, error) {
+func (a *answer) parts(ids *callIDs) ([]genai.Part, error) {
 	var parts []genai.Part
 	if a.ReasoningContent != nil && *a.ReasoningContent != "" {
 		parts = append(parts, genai.Part{Text: a.ReasoningContent, Thought: true})
@@ -78,7 +78,7 @@ func (a *answer) parts() ([]genai.Part, error) {
 		parts = append(parts, genai.Part{Text: a.Content})
 	}
 	for i := range a.ToolCalls {
-		p, err := a.ToolCalls[i].part()
+		p, err := a.ToolCalls[i].part(ids)
 		if err != nil {
 			return nil, err
 		}
@@ -88,7 +88,7 @@ func (a *answer) parts() ([]genai.Part, error) {
 }
 
 // part checks that the arguments are an object: models do write broken JSON.
-func (t *toolCall) part() (genai.Part, error) {
+func (t *toolCall) part(ids *callIDs) (genai.Part, error) {
 	args := json.RawMessage(t.Function.Arguments)
 	if strings.TrimSpace(t.Function.Arguments) == "" {
 		args = json.RawMessage("{}")
@@ -102,7 +102,7 @@ func (t *toolCall) part() (genai.Part, error) {
 	if err := json.Compact(&compact, args); err != nil {
 		return genai.Part{}, &backend.Error{Kind: backend.Internal, Message: "the arguments of a call can't be read", Cause: err}
 	}
-	return genai.Part{FunctionCall: &genai.FunctionCall{ID: callID(t.ID, t.Function.Name), Name: t.Function.Name, Args: compact.Bytes()}}, nil
+	return genai.Part{FunctionCall: &genai.FunctionCall{ID: ids.called(t.ID, t.Function.Name), Name: t.Function.Name, Args: compact.Bytes()}}, nil
 }
 
 func finish(reason string) string {
@@ -166,7 +166,7 @@ func readStream(r io.Reader, yield func(*genai.GenerateContentResponse) bool) er
 			return err
 		}
 		ch.Delta.ToolCalls = nil
-		parts, err := ch.Delta.parts()
+		parts, err := ch.Delta.parts(nil) // Its calls were taken out.
 		if err != nil {
 			return err
 		}
@@ -190,8 +190,9 @@ func readStream(r io.Reader, yield func(*genai.GenerateContentResponse) bool) er
 		return &backend.Error{Kind: backend.Unavailable, Message: "the back-end's stream broke off"}
 	}
 	content := &genai.Content{Role: "model"}
+	var ids callIDs
 	for i := range calls {
-		p, err := calls[i].part()
+		p, err := calls[i].part(&ids)
 		if err != nil {
 			return err
 		}

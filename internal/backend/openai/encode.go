@@ -3,6 +3,7 @@ package openai
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"ringback.dev/internal/backend"
@@ -95,6 +96,12 @@ func refuse(format string, args ...any) error {
 // encode translates a request.
 func encode(req *backend.Request, stream bool) ([]byte, error) {
 	in := req.Body
+	if in.CachedContent != "" {
+		return nil, refuse("cachedContent")
+	}
+	if g := in.GenerationConfig; stream && g != nil && g.CandidateCount != nil && *g.CandidateCount > 1 {
+		return nil, refuse("a stream with generationConfig.candidateCount above 1")
+	}
 	out := chatRequest{Model: req.Model, Stream: stream}
 	if stream {
 		out.StreamOptions = &streamOptions{IncludeUsage: true}
@@ -109,8 +116,9 @@ func encode(req *backend.Request, stream bool) ([]byte, error) {
 		}
 		out.Messages = append(out.Messages, message{Role: "system", Content: strings.Join(texts, "\n")})
 	}
+	var ids callIDs
 	for i := range in.Contents {
-		messages, err := encodeTurn(&in.Contents[i], i)
+		messages, err := encodeTurn(&in.Contents[i], i, &ids)
 		if err != nil {
 			return nil, err
 		}
@@ -127,7 +135,7 @@ func encode(req *backend.Request, stream bool) ([]byte, error) {
 
 // encodeTurn translates one turn. A turn of function results becomes one message
 // for each.
-func encodeTurn(c *genai.Content, index int) ([]message, error) {
+func encodeTurn(c *genai.Content, index int, ids *callIDs) ([]message, error) {
 	m := message{Role: "user"}
 	if c.Role == "model" {
 		m.Role = "assistant"
@@ -153,13 +161,15 @@ func encodeTurn(c *genai.Content, index int) ([]message, error) {
 			if args == "" {
 				args = "{}"
 			}
-			m.ToolCalls = append(m.ToolCalls, toolCall{ID: callID(p.FunctionCall.ID, p.FunctionCall.Name), Type: "function",
+			m.ToolCalls = append(m.ToolCalls, toolCall{ID: ids.called(p.FunctionCall.ID, p.FunctionCall.Name), Type: "function",
 				Function: functionCall{Name: p.FunctionCall.Name, Arguments: args}})
 		case p.FunctionResponse != nil:
-			results = append(results, message{Role: "tool", ToolCallID: callID(p.FunctionResponse.ID, p.FunctionResponse.Name),
+			results = append(results, message{Role: "tool", ToolCallID: ids.answered(p.FunctionResponse.ID, p.FunctionResponse.Name),
 				Content: string(p.FunctionResponse.Response)})
 		case p.ExecutableCode != nil || p.CodeExecutionResult != nil:
 			return nil, refuse("contents[%d].parts[%d]: code execution", index, i)
+		case p.ThoughtSignature == "":
+			return nil, refuse("contents[%d].parts[%d]: a part of no known kind", index, i)
 		}
 	}
 	switch {
@@ -180,13 +190,27 @@ func encodeTurn(c *genai.Content, index int) ([]message, error) {
 	return append(results, m), nil
 }
 
-// callID is the id by which a result finds its call. Clients of the classic
-// surface may leave it out on both sides; then the name serves.
-func callID(id, name string) string {
-	if id == "" {
-		return "call_" + name
+// callIDs makes up the ids by which results find their calls where a client of
+// the classic surface left them out. The n-th result of a name answers the n-th
+// call of it.
+type callIDs struct{ calls, results map[string]int }
+
+func (c *callIDs) called(id, name string) string { return number(&c.calls, id, name) }
+
+func (c *callIDs) answered(id, name string) string { return number(&c.results, id, name) }
+
+func number(seen *map[string]int, id, name string) string {
+	if id != "" {
+		return id
 	}
-	return id
+	if *seen == nil {
+		*seen = make(map[string]int)
+	}
+	(*seen)[name]++
+	if n := (*seen)[name]; n > 1 {
+		return fmt.Sprintf("call_%s_%d", name, n)
+	}
+	return "call_" + name
 }
 
 func encodeTools(out *chatRequest, in *genai.GenerateContentRequest) error {
@@ -198,6 +222,16 @@ func encodeTools(out *chatRequest, in *genai.GenerateContentRequest) error {
 			return refuse("tools[%d].codeExecution", i)
 		case t.URLContext != nil:
 			return refuse("tools[%d].urlContext", i)
+		case t.GoogleSearchRetrieval != nil:
+			return refuse("tools[%d].googleSearchRetrieval", i)
+		case t.GoogleMaps != nil:
+			return refuse("tools[%d].googleMaps", i)
+		case t.FileSearch != nil:
+			return refuse("tools[%d].fileSearch", i)
+		case t.ComputerUse != nil:
+			return refuse("tools[%d].computerUse", i)
+		case t.MCPServers != nil:
+			return refuse("tools[%d].mcpServers", i)
 		}
 		for k := range t.FunctionDeclarations {
 			f := &t.FunctionDeclarations[k]
@@ -220,6 +254,10 @@ func encodeTools(out *chatRequest, in *genai.GenerateContentRequest) error {
 		out.ToolChoice = "none"
 	case "ANY":
 		out.ToolChoice = "required"
+		if len(c.AllowedFunctionNames) > 1 {
+			// The protocol can force one function or any, not some: offer only those.
+			out.Tools = slices.DeleteFunc(out.Tools, func(t tool) bool { return !slices.Contains(c.AllowedFunctionNames, t.Function.Name) })
+		}
 		if len(c.AllowedFunctionNames) == 1 {
 			out.ToolChoice = map[string]any{"type": "function", "function": map[string]string{"name": c.AllowedFunctionNames[0]}}
 		}

@@ -3,8 +3,8 @@
 //
 // What the protocol has no place for is refused by name, so that nothing that
 // changes the meaning of a request is dropped in silence. Some things are passed
-// over, because such servers have no notion of them: safetySettings,
-// cachedContent, and of thinkingConfig all but the level.
+// over, because such servers have no notion of them: safetySettings, and of
+// thinkingConfig all but the level.
 package openai
 
 import (
@@ -32,7 +32,8 @@ type Config struct {
 	BaseURL string
 	// APIKey is sent as a bearer token unless empty.
 	APIKey string
-	// Timeout bounds one try of a request, streams included; zero means 10 min.
+	// Timeout bounds a request, its further tries, waits and stream included; zero
+	// means 10 min.
 	Timeout time.Duration
 	// MaxRetries bounds the further tries after 429, 5xx and failed connections;
 	// negative means none, zero means 3.
