@@ -14,7 +14,8 @@ import (
 
 // Decode reads one JSON value into a message. It is strict about types and
 // forgiving about names: keys may be in camelCase or snake_case at every level
-// (the proto-JSON rule), unknown ones are passed over. Free-form values (raw
+// (the proto-JSON rule), unknown ones are passed over, and a null is as good as
+// nothing. Free-form values (raw
 // JSON, maps) keep their keys. Errors name the field and what was expected.
 func Decode(data []byte, into any) error {
 	if rewritten, ok := rename(data, reflect.TypeOf(into)); ok {
@@ -84,7 +85,7 @@ func rename(data []byte, t reflect.Type) ([]byte, bool) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if t.Kind() != reflect.Struct || (bytes.IndexByte(data, '_') < 0 && !messageOf(t).snake) || !json.Valid(data) {
+	if t.Kind() != reflect.Struct || (bytes.IndexByte(data, '_') < 0 && !messageOf(t).snake && !bytes.Contains(data, []byte("null"))) || !json.Valid(data) {
 		return nil, false
 	}
 	return renameValue(data, t, 0)
@@ -130,7 +131,7 @@ func renameObject(raw json.RawMessage, t reflect.Type, depth int) (json.RawMessa
 	var out bytes.Buffer
 	changed := false
 	out.WriteByte('{')
-	for first := true; d.More(); first = false {
+	for d.More() {
 		token, err := d.Token()
 		key, ok := token.(string)
 		var value json.RawMessage
@@ -138,6 +139,10 @@ func renameObject(raw json.RawMessage, t reflect.Type, depth int) (json.RawMessa
 			return raw, false
 		}
 		if field, known := fields[squash(key)]; known {
+			if string(value) == "null" {
+				changed = true
+				continue // Null means that the field is absent.
+			}
 			if field.name != key {
 				key, changed = field.name, true
 			}
@@ -145,7 +150,7 @@ func renameObject(raw json.RawMessage, t reflect.Type, depth int) (json.RawMessa
 				value, changed = new, true
 			}
 		}
-		if !first {
+		if out.Len() > 1 {
 			out.WriteByte(',')
 		}
 		quoted, err := json.Marshal(key)

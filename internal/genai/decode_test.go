@@ -30,6 +30,19 @@ func TestDecodeTakesBothCasings(t *testing.T) {
 	}
 }
 
+func TestDecodeTakesNullForAbsent(t *testing.T) {
+	var r genai.GenerateContentRequest
+	if err := genai.Decode([]byte(`{"generationConfig":{"responseSchema":null,"temperature":null},"tools":[{"googleSearch":null}],"contents":[{"parts":[{"functionCall":{"name":"f","args":{"a":null}}}]}]}`), &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.GenerationConfig.ResponseSchema != nil || r.Tools[0].GoogleSearch != nil {
+		t.Errorf("a null counts as given: %+v", r)
+	}
+	if got := string(r.Contents[0].Parts[0].FunctionCall.Args); got != `{"a":null}` {
+		t.Errorf("a null of the caller's own was touched: %s", got)
+	}
+}
+
 func TestDecodeErrors(t *testing.T) {
 	for body, hint := range map[string]string{
 		``: "empty", `{`: "too early", `{"contents":}`: "byte 13", `[]`: "an object", `{"contents":{}}`: "contents: expected a list",
