@@ -90,7 +90,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	outside := egress.Options{AllowHTTP: c.AllowHTTPCallbacks, AllowPrivate: c.AllowPrivateCallbacks, MaxIdlePerHost: c.PerTargetInFlight}
 	a.callbacks = egress.Client(outside)
 	a.dispatcher = deliver.New(deliver.Config{
-		Store: a.store, Secrets: a.secrets, Client: a.callbacks, Node: node, Backoff: ringback.DefaultBackoff(),
+		Store: a.store, Secrets: a.secrets, Transport: a.callbacks.Transport, Node: node, Backoff: ringback.DefaultBackoff(),
 		MaxInFlight: c.MaxInFlight, PerTarget: c.PerTargetInFlight, Timeout: c.DeliveryTimeout,
 		RequireHTTPS: !c.AllowHTTPCallbacks, Log: log,
 	})

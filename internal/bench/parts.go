@@ -129,7 +129,7 @@ func newRig(ctx context.Context, o options) (*rig, error) {
 	// Some events are being stored or recorded while InFlight are being sent.
 	r.unrecorded = make(chan struct{}, 8*o.InFlight)
 	r.d = deliver.New(deliver.Config{Store: recording{st, r.unrecorded}, Secrets: keys, Node: "bench", Backoff: ringback.DefaultBackoff(),
-		Client:      egress.Client(egress.Options{AllowHTTP: true, AllowPrivate: true, MaxIdlePerHost: o.InFlight}),
+		Transport:   egress.Client(egress.Options{AllowHTTP: true, AllowPrivate: true, MaxIdlePerHost: o.InFlight}).Transport,
 		MaxInFlight: 512, PerTarget: o.InFlight, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	r.e = emit.New(st, r.d, "bench", r.d.Lease)
 	return r, nil

@@ -95,7 +95,7 @@ func (d *Dispatcher) attempt(ctx context.Context, c *store.ClaimedDelivery) (r r
 		ContentLength: int64(len(c.Body)),
 		Body:          body{bytes.NewReader(c.Body)},
 	}).WithContext(httptrace.WithClientTrace(ctx, t.hooks()))
-	resp, err := d.Client.Do(req)
+	resp, err := d.Transport.RoundTrip(req)
 	if err == nil {
 		r.status = resp.StatusCode
 		r.wait = retryAfter(resp.Header.Get("Retry-After"), d.Now())

@@ -25,13 +25,14 @@ import (
 	"ringback.dev/internal/store"
 )
 
-// Config is what a Dispatcher needs. Store, Secrets, Client, Node and Log must be set.
+// Config is what a Dispatcher needs. Store, Secrets, Transport, Node and Log must be set.
 type Config struct {
 	Store store.Store
 	// Secrets opens the sealed signing secrets.
 	Secrets *keyring.Keyring
-	// Client reaches addresses given by users; it comes from package egress.
-	Client *http.Client
+	// Transport reaches addresses given by users; it comes from package egress. It
+	// is asked directly: a client's cookies and redirects are not wanted.
+	Transport http.RoundTripper
 	// Node names this process in leases.
 	Node    string
 	Backoff ringback.Backoff

@@ -78,8 +78,8 @@ func newWorld(t *testing.T, change func(*deliver.Config)) *world {
 	}
 	w.answer(http.StatusNoContent)
 	c := deliver.Config{Store: observed{st, w.results}, Secrets: w.keys, Node: "test", Backoff: ringback.DefaultBackoff(),
-		Client: &http.Client{Transport: w, CheckRedirect: egress.Client(egress.Options{}).CheckRedirect},
-		Log:    slog.New(slog.NewTextHandler(io.Discard, nil)), Now: w.clock}
+		Transport: w,
+		Log:       slog.New(slog.NewTextHandler(io.Discard, nil)), Now: w.clock}
 	if change != nil {
 		change(&c)
 	}
@@ -410,7 +410,7 @@ func TestStopGivesBack(t *testing.T) {
 		return nil, r.Context().Err()
 	})
 	ctx, cancel := context.WithCancel(context.Background())
-	d := deliver.New(deliver.Config{Store: w.st, Secrets: w.keys, Client: &http.Client{Transport: w}, Node: "other", Backoff: ringback.DefaultBackoff(),
+	d := deliver.New(deliver.Config{Store: w.st, Secrets: w.keys, Transport: w, Node: "other", Backoff: ringback.DefaultBackoff(),
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: w.clock})
 	w.stop()
 	done := make(chan error, 1)
