@@ -20,17 +20,32 @@ const (
 	InteractionFailed         EventType = "interaction.failed"
 	InteractionCancelled      EventType = "interaction.cancelled"
 	VideoGenerated            EventType = "video.generated"
+
+	// Of our own, beside Google's, for what Google leaves silent.
+
+	// InteractionIncomplete comes beside InteractionCompleted when the answer was
+	// cut at a limit.
+	InteractionIncomplete EventType = "interaction.incomplete"
+	// VideoFailed ends a video that came to nothing.
+	VideoFailed EventType = "video.failed"
+	// JobStalled tells that a job passed its deadline without moving.
+	JobStalled EventType = "job.stalled"
+	// WebhookDisabled tells that the server disabled a webhook, because it answered
+	// 410 or failed for too long.
+	WebhookDisabled EventType = "webhook.disabled"
+
 	// Ping is sent on request only and can't be subscribed to.
 	Ping EventType = "ping"
 )
 
-// EventTypes lists what an endpoint may subscribe to, in the order of the
-// documentation.
+// EventTypes lists what an endpoint may subscribe to: Google's events in the
+// order of its documentation, then ours.
 func EventTypes() []EventType {
 	return []EventType{
 		BatchSucceeded, BatchFailed, BatchExpired, BatchCancelled,
 		InteractionRequiresAction, InteractionCompleted, InteractionFailed, InteractionCancelled,
 		VideoGenerated,
+		InteractionIncomplete, VideoFailed, JobStalled, WebhookDisabled,
 	}
 }
 
@@ -53,29 +68,56 @@ func ParseEventType(s string) (EventType, error) {
 		Message: fmt.Sprintf("unknown event %q; the known events are %s", s, strings.Join(names, ", "))}
 }
 
-// InteractionEvent is the event that the end of an interaction causes (wire
+// InteractionEvents are the events that the end of an interaction causes (wire
 // contract §5.5.5).
-func InteractionEvent(s State) EventType {
+func InteractionEvents(s State) []EventType {
 	switch s {
 	case RequiresAction:
-		return InteractionRequiresAction
+		return []EventType{InteractionRequiresAction}
 	case Failed:
-		return InteractionFailed
+		return []EventType{InteractionFailed}
 	case Cancelled:
-		return InteractionCancelled
+		return []EventType{InteractionCancelled}
+	case Incomplete:
+		return []EventType{InteractionCompleted, InteractionIncomplete}
 	default:
-		return InteractionCompleted
+		return []EventType{InteractionCompleted}
 	}
 }
 
+// maxNamed is how many of the endpoints that did not get an event are named.
+const maxNamed = 8
+
 // Route decides which of a project's endpoints get an event: those that are
-// enabled and subscribed to its type.
-func Route(t EventType, endpoints []*Endpoint) []*Endpoint {
-	var to []*Endpoint
+// subscribed to its type. For those that are disabled it is kept until they are
+// enabled again. The others are told of in skipped.
+func Route(t EventType, endpoints []*Endpoint) (to []*Endpoint, skipped []Skipped) {
 	for _, e := range endpoints {
-		if e.State == Enabled && slices.Contains(e.Events, t) {
+		if slices.Contains(e.Events, t) {
 			to = append(to, e)
+			continue
 		}
+		skipped = skip(skipped, NotSubscribed, e)
 	}
-	return to
+	return to, skipped
+}
+
+// SkipAll tells that endpoints did not get an event for the same reason.
+func SkipAll(reason SkipReason, endpoints []*Endpoint) (skipped []Skipped) {
+	for _, e := range endpoints {
+		skipped = skip(skipped, reason, e)
+	}
+	return skipped
+}
+
+// skip adds an endpoint to the only entry of skipped.
+func skip(skipped []Skipped, reason SkipReason, e *Endpoint) []Skipped {
+	if skipped == nil {
+		skipped = []Skipped{{Reason: reason}}
+	}
+	s := &skipped[0]
+	if s.Count++; s.Count <= maxNamed {
+		s.Endpoints = append(s.Endpoints, e.ID)
+	}
+	return skipped
 }

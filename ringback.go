@@ -11,20 +11,29 @@ import (
 
 // Project owns everything else. Nothing of one project is visible to another.
 type Project struct {
-	ID      ID
-	Name    string
-	Created time.Time
+	ID   ID
+	Name string
+	// DynamicSignature says how callbacks to per-request addresses are signed.
+	DynamicSignature Scheme
+	// Audience, if not empty, is put into the tokens of the project's dynamic
+	// webhooks beside the address that they are sent to.
+	Audience string
+	Created  time.Time
 }
 
-// APIKey lets a client act for a project. The key itself is never stored, only
-// its SHA-256 and a prefix by which people recognise it.
+// APIKey lets a client act for a project, or as the operator. The key itself is
+// never stored, only its SHA-256 and a prefix by which people recognise it.
 type APIKey struct {
-	ID      ID
+	ID ID
+	// Project is empty for an operator's key, which may act on projects and on
+	// the server's own keys, but not within a project.
 	Project ID
 	Name    string
 	Prefix  string
 	Hash    []byte
 	Created time.Time
+	// LastUsed is zero for a key that was never used, and to the minute.
+	LastUsed time.Time
 }
 
 // Kind tells what sort of work a job is.
@@ -48,6 +57,8 @@ type Job struct {
 	Output json.RawMessage
 	// Failure says why the job failed; nil unless State is Failed or Expired.
 	Failure *Failure
+	// Webhooks, if not nil, replace the project's endpoints for this job.
+	Webhooks *DynamicWebhooks
 	// Runs counts how often a worker claimed the job. More than one means that
 	// an earlier run was cut off.
 	Runs int
@@ -62,6 +73,14 @@ type Failure struct {
 	Message string `json:"message"`
 }
 
+// DynamicWebhooks are addresses that ride on one request (wire contract §3).
+type DynamicWebhooks struct {
+	URIs []string `json:"uris"`
+	// UserMetadata is a JSON object that is sent along with every event of the
+	// job, as JavaScript would print it.
+	UserMetadata json.RawMessage `json:"user_metadata,omitempty"`
+}
+
 // Event is something that happened to a job and that endpoints may hear of.
 type Event struct {
 	// Seq orders the events of a store; it is given by the store and grows.
@@ -72,9 +91,32 @@ type Event struct {
 	// Job is empty for events that concern no job, such as a ping.
 	Job ID
 	// Body holds the exact bytes that are signed and sent on every attempt.
-	Body    []byte
+	Body []byte
+	// Skipped tells which endpoints did not get the event, and why.
+	Skipped []Skipped
 	Created time.Time
 }
+
+// Skipped are endpoints that did not get an event for one reason.
+type Skipped struct {
+	Reason SkipReason `json:"reason"`
+	// Endpoints names them; of a great number only the first few.
+	Endpoints []ID `json:"endpoints,omitempty"`
+	// Count is how many there were.
+	Count int `json:"count"`
+}
+
+// SkipReason says why an endpoint did not get an event.
+type SkipReason string
+
+// The reasons. There is none for a disabled endpoint: what happens meanwhile is
+// kept for it.
+const (
+	// NotSubscribed: the endpoint does not want events of this type.
+	NotSubscribed SkipReason = "not_subscribed"
+	// Replaced: the request named addresses of its own.
+	Replaced SkipReason = "replaced_by_webhook_config"
+)
 
 // EndpointState tells whether a registered webhook gets events.
 type EndpointState string
@@ -94,17 +136,81 @@ type Endpoint struct {
 	URI     string
 	Events  []EventType
 	State   EndpointState
-	// Secrets are the signing secrets, newest first; those that have expired
-	// may still be listed and must not be used (see LiveSecrets).
-	Secrets          []Secret
+	// Secrets are the signing secrets of all schemes, newest first; those that
+	// have expired may still be listed and must not be used (see LiveSecrets).
+	Secrets  []Secret
+	Settings Settings
+	// Resumed is when the endpoint was last enabled again; zero if never. The
+	// retry window of what had waited for it begins anew then.
+	Resumed          time.Time
 	Created, Updated time.Time
 }
 
-// Secret is a signing secret as it rests in the store.
+// Settings say how an endpoint is treated; zero values mean the server's own.
+type Settings struct {
+	// Schemes are the signature schemes, V1 and V1a; empty means V1.
+	Schemes []Scheme `json:"schemes,omitempty"`
+	// Timeout bounds one attempt.
+	Timeout time.Duration `json:"timeout,omitempty"`
+	// MaxInFlight bounds the attempts under way at once, Rate those begun in a
+	// second.
+	MaxInFlight int     `json:"max_in_flight,omitempty"`
+	Rate        float64 `json:"rate,omitempty"`
+	// Window is how long a delivery is retried, Schedule the waits after its
+	// first, second, … attempt; the last one repeats.
+	Window   time.Duration   `json:"window,omitempty"`
+	Schedule []time.Duration `json:"schedule,omitempty"`
+	// Headers are sent along with every attempt. Their values are sealed, since
+	// they may be credentials.
+	Headers []Header `json:"headers,omitempty"`
+	// Certificate, if not nil, is shown to the receiver (mutual TLS): PEM of the
+	// chain and the private key, sealed. CertificateName is its subject.
+	Certificate     []byte `json:"certificate,omitempty"`
+	CertificateName string `json:"certificate_name,omitempty"`
+}
+
+// Header is a static extra header of an endpoint's requests.
+type Header struct {
+	Name   string `json:"name"`
+	Sealed []byte `json:"sealed"`
+}
+
+// Scheme is a way to sign callbacks (package webhook).
+type Scheme string
+
+// The schemes: Standard Webhooks' symmetric and asymmetric one, and the token
+// of the Gemini API's documentation.
+const (
+	V1  Scheme = "v1"
+	V1a Scheme = "v1a"
+	JWT Scheme = "jwt"
+)
+
+// Schemes returns the schemes in which the endpoint's callbacks are signed.
+func (e *Endpoint) Schemes() []Scheme {
+	if len(e.Settings.Schemes) == 0 {
+		return []Scheme{V1}
+	}
+	return e.Settings.Schemes
+}
+
+// Health is how an endpoint has fared of late.
+type Health struct {
+	// FailingSince is when the first attempt failed after which none succeeded;
+	// zero if the last one succeeded.
+	FailingSince time.Time
+	// Failures counts the failed attempts since then.
+	Failures int
+}
+
+// Secret is a signing secret, or a signing key, as it rests in the store.
 type Secret struct {
+	// Scheme is V1 or V1a; empty means V1.
+	Scheme Scheme `json:",omitempty"`
 	// Sealed is the secret encrypted under the server's master key.
 	Sealed []byte
-	// Truncated is what is shown of the secret after it was created.
+	// Truncated is what is shown of the secret after it was created: of a V1a
+	// key its whole public half.
 	Truncated string
 	Created   time.Time
 	// Expires is zero for the current secret and the end of validity for one
@@ -144,14 +250,21 @@ type Delivery struct {
 	Event   ID
 	Project ID
 	// Target groups deliveries to the same receiver into one lane.
-	Target   string
+	Target string
+	// Endpoint is the static webhook that gets the event; empty if it goes to an
+	// address of the request, URI, signed with Scheme.
 	Endpoint ID
+	URI      string
+	Scheme   Scheme
 	State    DeliveryState
 	// Attempts counts finished attempts.
 	Attempts int
 	// Due is when the next attempt may start or, while leased, when the lease
 	// runs out.
-	Due              time.Time
+	Due time.Time
+	// Begun is when the retry window began: at the creation, or at the latest
+	// resend.
+	Begun            time.Time
 	Created, Updated time.Time
 	// Reason says in one word why the delivery ended or what the last attempt
 	// met: see package deliver.
@@ -173,6 +286,19 @@ type Attempt struct {
 	// Reason classifies the outcome in one word; Error is the text for people.
 	Reason string
 	Error  string
+}
+
+// Audit is a line of the log of changes to projects, keys and webhooks.
+type Audit struct {
+	Seq     int64
+	Project ID // Empty for what concerns the server.
+	At      time.Time
+	// Actor is the id of the API key that asked for the change, or "server".
+	Actor   ID
+	Action  string // Such as "webhook.update".
+	Subject ID     // What was changed.
+	// Detail says what was changed, in words; it holds no secret.
+	Detail string
 }
 
 // Lease is the right to work on a row for a while. A write made under a lease

@@ -98,11 +98,23 @@ func TestRoute(t *testing.T) {
 		return &ringback.Endpoint{State: s, Events: events}
 	}
 	hit := hook(ringback.Enabled, ringback.BatchFailed, ringback.InteractionCompleted)
-	got := ringback.Route(ringback.InteractionCompleted, []*ringback.Endpoint{
-		hook(ringback.Enabled, ringback.BatchFailed), hit, hook(ringback.Disabled, ringback.InteractionCompleted),
-		hook(ringback.DisabledDueToFailedDeliveries, ringback.InteractionCompleted)})
-	if len(got) != 1 || got[0] != hit {
+	off := hook(ringback.Disabled, ringback.InteractionCompleted)
+	failing := hook(ringback.DisabledDueToFailedDeliveries, ringback.InteractionCompleted)
+	all := []*ringback.Endpoint{hook(ringback.Enabled, ringback.BatchFailed), hit, off, failing}
+	for i := range all {
+		all[i].ID = ringback.ID(rune('a' + i))
+	}
+	got, skipped := ringback.Route(ringback.InteractionCompleted, all)
+	if !slices.Equal(got, []*ringback.Endpoint{hit, off, failing}) {
 		t.Errorf("got %v", got)
+	}
+	if len(skipped) != 1 || skipped[0].Reason != ringback.NotSubscribed || !slices.Equal(skipped[0].Endpoints, []ringback.ID{"a"}) || skipped[0].Count != 1 {
+		t.Errorf("skipped %+v", skipped)
+	}
+	// Of a great number only the first few are named.
+	many := slices.Repeat([]*ringback.Endpoint{all[0]}, 100)
+	if s := ringback.SkipAll(ringback.Replaced, many); len(s) != 1 || s[0].Count != 100 || len(s[0].Endpoints) != 8 {
+		t.Errorf("skipped %+v", s)
 	}
 }
 

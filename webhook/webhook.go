@@ -24,7 +24,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 )
 
 // The headers of a message, as the specification spells them. net/http finds
@@ -114,22 +113,9 @@ func (s Secret) Format(to fmt.State, _ rune) { _, _ = io.WriteString(to, s.Trunc
 // LogValue returns the truncated form.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.Truncated()) }
 
-// Sign returns the value of the webhook-signature header for a message: one
-// signature per secret, in the order given, separated by a space. During a
-// rotation pass every live secret, the newest first.
-func Sign(id string, at time.Time, body []byte, secrets ...Secret) string {
-	const size = len(scheme) + 44 // The base64 of 32 bytes.
-	header := make([]byte, 0, len(secrets)*(size+1))
-	prefix := appendPrefix(make([]byte, 0, 64), id, at.Unix())
+func (s Secret) appendSignature(to, prefix, body []byte) []byte {
 	var sum [sha256.Size]byte
-	for i, s := range secrets {
-		if i > 0 {
-			header = append(header, ' ')
-		}
-		header = append(header, scheme...)
-		header = base64.StdEncoding.AppendEncode(header, s.mac(sum[:0], prefix, body))
-	}
-	return string(header)
+	return base64.StdEncoding.AppendEncode(append(to, scheme...), s.mac(sum[:0], prefix, body))
 }
 
 // appendPrefix appends what is signed before the body.

@@ -48,6 +48,16 @@ type Config struct {
 	// AnyKey, if not empty, is the project for which any API key may act
 	// (ringback dev); otherwise keys are looked up.
 	AnyKey ringback.ID
+	// OperatorKey, if not nil, is the hash of an operator's key that is not in the
+	// store.
+	OperatorKey []byte
+	// Used, if not nil, is told which keys are used.
+	Used func(key ringback.ID, at time.Time)
+	// JWKS returns the server's public signing keys (RFC 7517).
+	JWKS func() []byte
+	// Manage is ringback's own API, made by package manage; it gets what it needs of
+	// this one.
+	Manage func(authenticate func(*http.Request) (ringback.APIKey, error), fail func(http.ResponseWriter, *http.Request, error)) http.Handler
 	// MaxBody bounds a request's body in bytes; zero means 20 MiB.
 	MaxBody int64
 	Log     *slog.Logger
@@ -63,6 +73,9 @@ func New(c Config) http.Handler {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.JWKS == nil {
+		c.JWKS = func() []byte { return []byte(`{"keys":[]}`) }
 	}
 	a := &api{c}
 	return a.observe(a.routes())

@@ -24,6 +24,7 @@ import (
 	"ringback.dev/internal/api"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/backend/emulator"
+	"ringback.dev/internal/bus"
 	"ringback.dev/internal/egress"
 	"ringback.dev/internal/emit"
 	"ringback.dev/internal/genai"
@@ -109,9 +110,9 @@ func (l *logBuffer) String() string {
 // there is one.
 type handover chan struct{}
 
-func (handover) Take(string) bool           { return false }
-func (handover) Give(string)                {}
-func (handover) Hand(store.ClaimedDelivery) {}
+func (handover) Take(string, *ringback.Endpoint) bool { return false }
+func (handover) Give(string)                          {}
+func (handover) Hand(store.ClaimedDelivery)           {}
 func (h handover) Wake() {
 	select {
 	case h <- struct{}{}:
@@ -163,7 +164,7 @@ func newServer(t testing.TB, change ...func(*api.Config)) *server {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewJSONHandler(s.log, nil))
-	emitter := emit.New(st, handover(s.told), "test", time.Minute)
+	emitter := emit.New(st, handover(s.told), &bus.Bus{}, "test", time.Minute)
 	runner := work.New(work.Config{Store: st, Emit: emitter, Backend: router, Node: "test", Log: log, Now: s.clock.Now})
 	s.run(runner)
 	c := api.Config{Store: st, Runner: runner, Pinger: emitter, Backend: router, Secrets: s.secrets, Log: log, Now: s.clock.Now,
@@ -196,7 +197,7 @@ func (s *server) newProject(name string) (ringback.ID, string) {
 	key := keyring.NewAPIKey()
 	p := ringback.Project{ID: ringback.NewID("prj", start()), Name: name, Created: start()}
 	k := ringback.APIKey{ID: ringback.NewID("key", start()), Project: p.ID, Name: name, Hash: keyring.HashKey(key), Created: start()}
-	if err := s.store.CreateProject(s.t.Context(), p, k); err != nil {
+	if err := s.store.CreateProject(s.t.Context(), p, &k, store.By{Actor: store.Server, At: k.Created}); err != nil {
 		s.t.Fatal(err)
 	}
 	return p.ID, key

@@ -35,11 +35,15 @@ func (a *api) createInteraction(c *call) (any, error) {
 	if err := a.checkHistory(c, spec); err != nil {
 		return nil, err
 	}
+	webhooks, err := a.dynamicWebhooks("webhook_config", q.WebhookConfig)
+	if err != nil {
+		return nil, err
+	}
 	stored, err := json.Marshal(spec)
 	if err != nil {
 		return nil, err
 	}
-	j := &ringback.Job{ID: ringback.NewInteractionID(c.now), Project: c.project, Kind: ringback.KindInteraction, Model: q.Model, Spec: stored}
+	j := &ringback.Job{ID: ringback.NewInteractionID(c.now), Project: c.project, Kind: ringback.KindInteraction, Model: q.Model, Spec: stored, Webhooks: webhooks}
 	switch {
 	case q.Background:
 		err = a.Runner.Submit(c.Context(), j)
@@ -69,8 +73,8 @@ func interactionSpec(q *genai.CreateInteraction) (*genai.InteractionSpec, error)
 		return nil, invalid("model: a name has at most %d bytes", maxNameLength)
 	case q.Stream:
 		return nil, unsupported("stream", "; leave it out, and use background with a webhook for long work")
-	case given(q.WebhookConfig):
-		return nil, unsupported("webhook_config", "; register a webhook with POST /v1/webhooks, it hears of every interaction")
+	case given(q.WebhookConfig) && q.Store != nil && !*q.Store:
+		return nil, invalid("webhook_config: an interaction that is not stored has no events; leave out store or webhook_config")
 	case q.Background && q.Store != nil && !*q.Store:
 		return nil, invalid("store: a background interaction must be stored")
 	case q.PreviousInteractionID != "" && len(q.PreviousInteractionID) > maxNameLength:
@@ -90,7 +94,10 @@ func interactionSpec(q *genai.CreateInteraction) (*genai.InteractionSpec, error)
 		}
 	}
 	spec := &genai.InteractionSpec{CreateInteraction: *q}
-	spec.Input, spec.ResponseFormat, spec.WebhookConfig = nil, nil, nil
+	spec.Input, spec.ResponseFormat = nil, nil
+	if !given(q.WebhookConfig) {
+		spec.WebhookConfig = nil
+	}
 	var err error
 	if spec.Steps, err = inputSteps(q.Input); err != nil {
 		return nil, err
@@ -389,7 +396,7 @@ func (a *api) deleteInteraction(c *call) (any, error) {
 func renderInteraction(j *ringback.Job, spec *genai.InteractionSpec, withInput bool) (*genai.Interaction, error) {
 	r := &genai.Interaction{ID: string(j.ID), Object: "interaction", Status: "in_progress",
 		Created: seconds(j.Created), Updated: seconds(j.Updated), Model: j.Model, ServiceTier: "standard",
-		PreviousInteractionID: spec.PreviousInteractionID, Labels: spec.Labels}
+		PreviousInteractionID: spec.PreviousInteractionID, Labels: spec.Labels, WebhookConfig: spec.WebhookConfig}
 	if spec.ServiceTier != "" {
 		r.ServiceTier = strings.ToLower(spec.ServiceTier)
 	}

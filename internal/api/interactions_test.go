@@ -11,6 +11,7 @@ import (
 
 	"ringback.dev"
 	"ringback.dev/internal/genai"
+	"ringback.dev/internal/store"
 )
 
 // create makes an interaction and returns the answer.
@@ -26,7 +27,7 @@ func TestInteractionsInTheForeground(t *testing.T) {
 			"safety_settings":[{"type":"hate_speech"}],"cached_content":"x","continuation_token":"t","response_modalities":["TEXT"]}`, "interaction.completed"},
 		{"function_call", `{"model":"gemini-3.6-flash","input":"weather?","tools":[{"type":"function","name":"get_weather","description":"d",
 			"parameters":{"type":"object","properties":{"city":{"type":"string"}}}}]}`, "interaction.requires_action"},
-		{"incomplete", `{"model":"gemini-3.6-flash","input":"cut it"}`, "interaction.completed"},
+		{"incomplete", `{"model":"gemini-3.6-flash","input":"cut it"}`, "interaction.completed interaction.incomplete"},
 		{"unsafe", `{"model":"gemini-3.6-flash","input":"something bad"}`, "interaction.failed"},
 		{"failed", `{"model":"fail","input":"hi"}`, "interaction.failed"},
 		{"refused", `{"model":"refuse","input":"hi"}`, "interaction.failed"},
@@ -39,7 +40,11 @@ func TestInteractionsInTheForeground(t *testing.T) {
 			if got := s.do("GET", "/v1/interactions/"+id+"?stream=false", "").ok().body; got != a.body {
 				t.Errorf("get shows\n%s, create\n%s", got, a.body)
 			}
-			if got := s.events(id); !slices.Equal(got, []ringback.EventType{ringback.EventType(c.event)}) {
+			var want []ringback.EventType
+			for name := range strings.FieldsSeq(c.event) {
+				want = append(want, ringback.EventType(name))
+			}
+			if got := s.events(id); !slices.Equal(got, want) {
 				t.Errorf("events: got %v, want %s alone", got, c.event)
 			}
 		})
@@ -171,7 +176,7 @@ func TestWhatIsNotStoredIsNotThere(t *testing.T) {
 	s.do("GET", "/v1/interactions/"+id, "").refused(404, "not_found", id)
 	s.do("DELETE", "/v1/interactions/"+id, "").refused(404, "not_found", id)
 	s.do("POST", "/v1/interactions", `{"model":"gemini-x","input":"hi","previous_interaction_id":"`+id+`"}`).refused(404, "not_found", id)
-	if events, err := s.store.EventsAfter(t.Context(), s.project, 0, 10); err != nil || len(events) != 0 {
+	if events, err := s.store.EventsAfter(t.Context(), s.project, store.EventFilter{}, 0, 10); err != nil || len(events) != 0 {
 		t.Errorf("events %v, %v; want none", events, err)
 	}
 }
@@ -196,7 +201,14 @@ func TestInteractionsThatAreRefused(t *testing.T) {
 		{`"input":[{"type":"function_result","result":1}]`, "input[0].call_id: it is required"},
 		{`"input":[{"type":"google_search_call","id":"x"}]`, `"google_search_call" are not supported`},
 		{`"input":"hi","stream":true`, "stream: it is not supported"},
-		{`"input":"hi","webhook_config":{"uris":["https://e.com"]}`, "webhook_config: it is not supported by this version; register a webhook"},
+		{`"input":"hi","webhook_config":[]`, "webhook_config: "},
+		{`"input":"hi","webhook_config":{"uris":"https://e.com"}`, "webhook_config: uris: expected a list"},
+		{`"input":"hi","webhook_config":{"uris":["https://e.com","http://e.com"]}`, "webhook_config.uris[1]: it must begin with https://"},
+		{`"input":"hi","webhook_config":{"uris":["https://169.254.169.254/"]}`, "webhook_config.uris[0]: 169.254.169.254 is not a public address"},
+		{`"input":"hi","webhook_config":{"uris":["https://e.com/1","https://e.com/2","https://e.com/3","https://e.com/4","https://e.com/5","https://e.com/6","https://e.com/7","https://e.com/8","https://e.com/9","https://e.com/10","https://e.com/11"]}`, "webhook_config.uris: at most 10"},
+		{`"input":"hi","webhook_config":{"uris":["https://e.com"],"user_metadata":[]}`, "webhook_config.user_metadata: expected an object"},
+		{`"input":"hi","webhook_config":{"uris":["https://e.com"],"user_metadata":{"a":"` + strings.Repeat("x", 9000) + `"}}`, "webhook_config.user_metadata: it is larger than 8192 bytes"},
+		{`"input":"hi","store":false,"webhook_config":{"uris":["https://e.com"]}`, "webhook_config: an interaction that is not stored has no events"},
 		{`"input":"hi","agent":"deep-research"`, "agent: it is not supported"},
 		{`"input":"hi","background":true,"store":false`, "store: a background interaction must be stored"},
 		{`"input":"hi","background":"yes"`, "background: expected true or false, got string"},
@@ -226,7 +238,7 @@ func TestInteractionsThatAreRefused(t *testing.T) {
 	}
 	id := s.create(`{"model":"gemini-x","input":"hi"}`).field("id")
 	s.do("GET", "/v1/interactions/"+id+"?stream=true", "").refused(400, "invalid_request", "streaming is not supported")
-	if events, err := s.store.EventsAfter(t.Context(), s.project, 0, 10); err != nil || len(events) != 1 {
+	if events, err := s.store.EventsAfter(t.Context(), s.project, store.EventFilter{}, 0, 10); err != nil || len(events) != 1 {
 		t.Errorf("%d events, %v; what is refused must leave none behind", len(events), err)
 	}
 }
@@ -281,7 +293,7 @@ func TestTheClientLeaves(t *testing.T) {
 		t.Fatal("the slow model answered")
 	}
 	s.waitTold()
-	events, err := s.store.EventsAfter(t.Context(), s.project, 0, 10)
+	events, err := s.store.EventsAfter(t.Context(), s.project, store.EventFilter{}, 0, 10)
 	if err != nil || len(events) != 1 || events[0].Type != ringback.InteractionCancelled {
 		t.Errorf("events %v, %v; want one, cancelled", events, err)
 	}

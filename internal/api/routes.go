@@ -3,6 +3,8 @@ package api
 import (
 	"net/http"
 	"strings"
+
+	"ringback.dev"
 )
 
 // versions are served alike (wire contract §0.3, rule 2).
@@ -30,8 +32,37 @@ func (a *api) routes() http.Handler {
 		}))
 		mux.Handle("/"+v+"/models/", a.serve(classicSurface, a.modelRoute))
 	}
-	mux.Handle("/", a.serve(classicSurface, func(*http.Request) (string, verbs) { return "", nil }))
+	if a.Manage != nil {
+		mux.Handle("/ringback/v1/", a.Manage(a.authenticate, func(w http.ResponseWriter, r *http.Request, err error) {
+			a.fail(w, r, newSurface, err)
+		}))
+	}
+	mux.Handle(jwksPath, http.HandlerFunc(a.jwks))
+	unknown := a.serve(classicSurface, func(*http.Request) (string, verbs) { return "", nil })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, jwksPath) {
+			a.jwks(w, r) // Below a prefix, such as a base address that ends in /v1beta.
+			return
+		}
+		unknown.ServeHTTP(w, r)
+	})
 	return mux
+}
+
+const jwksPath = "/.well-known/jwks.json"
+
+// jwks answers the keys by which receivers verify the callbacks of dynamic
+// webhooks (wire contract §2.6). They are public.
+func (a *api) jwks(w http.ResponseWriter, r *http.Request) {
+	note(w, "jwks.json")
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		a.fail(w, r, newSurface, &ringback.Error{Code: ringback.MethodNotAllowed, Message: r.Method + " is not possible here; allowed: GET, HEAD"})
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "public, max-age=300")
+	_, _ = w.Write(a.JWKS()) // The client has gone if this fails.
 }
 
 func (a *api) webhookRoute(r *http.Request) (string, verbs) {

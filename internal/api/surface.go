@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"ringback.dev"
 	"ringback.dev/internal/genai"
 	"ringback.dev/internal/keyring"
+	"ringback.dev/internal/store"
 )
 
 // call is one authenticated request.
@@ -22,8 +24,12 @@ type call struct {
 	*http.Request
 	w       http.ResponseWriter
 	project ringback.ID
+	key     ringback.ID
 	now     time.Time
 }
+
+// by is who asks for a change.
+func (c *call) by() store.By { return store.By{Actor: c.key, At: c.now} }
 
 // id is the resource named in the path.
 func (c *call) id() ringback.ID { return ringback.ID(c.PathValue("id")) }
@@ -79,17 +85,21 @@ func (a *api) handle(c *call, methods verbs) (any, error) {
 		return nil, &ringback.Error{Code: ringback.MethodNotAllowed,
 			Message: fmt.Sprintf("%s is not possible here; allowed: %s", c.Method, strings.Join(allowed, ", "))}
 	}
-	var err error
-	if c.project, err = a.authenticate(c.Request); err != nil {
+	key, err := a.authenticate(c.Request)
+	if err != nil {
 		return nil, err
 	}
+	if key.Project == "" {
+		return nil, &ringback.Error{Code: ringback.PermissionDenied, Message: "this is an operator's key; jobs and webhooks belong to a project: use one of its keys"}
+	}
+	c.project, c.key = key.Project, key.ID
 	noteProject(c.w, c.project)
 	return h(c)
 }
 
-// authenticate finds the project of the request's API key: the header
-// x-goog-api-key, the query parameter key, or a bearer token (§9.1).
-func (a *api) authenticate(r *http.Request) (ringback.ID, error) {
+// authenticate finds the key of a request: the header x-goog-api-key, the query
+// parameter key, or a bearer token (§9.1).
+func (a *api) authenticate(r *http.Request) (ringback.APIKey, error) {
 	key := r.Header.Get("X-Goog-Api-Key")
 	if key == "" && strings.Contains(r.URL.RawQuery, "key=") {
 		key = r.URL.Query().Get("key")
@@ -100,16 +110,23 @@ func (a *api) authenticate(r *http.Request) (ringback.ID, error) {
 		}
 	}
 	if key == "" {
-		return "", errNoKey
+		return ringback.APIKey{}, errNoKey
 	}
 	if a.AnyKey != "" {
-		return a.AnyKey, nil
+		return ringback.APIKey{ID: "dev", Project: a.AnyKey}, nil
 	}
-	k, err := a.Store.KeyByHash(r.Context(), keyring.HashKey(key))
+	hash := keyring.HashKey(key)
+	if a.OperatorKey != nil && subtle.ConstantTimeCompare(hash, a.OperatorKey) == 1 {
+		return ringback.APIKey{ID: "operator"}, nil
+	}
+	k, err := a.Store.KeyByHash(r.Context(), hash)
 	if errors.Is(err, ringback.NotFound) {
-		return "", errBadKey
+		return k, errBadKey
 	}
-	return k.Project, err
+	if err == nil && a.Used != nil {
+		a.Used(k.ID, a.Now())
+	}
+	return k, err
 }
 
 // decode reads the body into a message; an empty one is allowed only if

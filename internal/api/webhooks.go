@@ -17,12 +17,11 @@ import (
 )
 
 const (
-	maxWebhooks    = 100 // Per project.
-	maxNameLength  = 256
-	defaultPage    = 50
-	maxPage        = 1000
-	overlap        = 24 * time.Hour // How long a superseded secret stays valid.
-	sealingContext = "endpoint/"
+	maxWebhooks   = 100 // Per project.
+	maxNameLength = 256
+	defaultPage   = 50
+	maxPage       = 1000
+	overlap       = 24 * time.Hour // How long a superseded secret stays valid.
 )
 
 // webhookResource is the resource of wire contract §1.1.
@@ -48,6 +47,9 @@ func renderWebhook(e *ringback.Endpoint, now time.Time) *webhookResource {
 	w := &webhookResource{ID: string(e.ID), Name: e.Name, URI: e.URI, SubscribedEvents: e.Events, State: string(e.State),
 		CreateTime: wireTime(e.Created), UpdateTime: wireTime(e.Updated), SigningSecrets: []secretResource{}}
 	for _, s := range e.LiveSecrets(now) {
+		if s.Scheme == ringback.V1a {
+			continue // A public key is no secret; ringback's own API shows it.
+		}
 		r := secretResource{TruncatedSecret: s.Truncated}
 		if !s.Expires.IsZero() {
 			r.ExpireTime = wireTime(s.Expires)
@@ -150,7 +152,7 @@ func (a *api) createWebhook(c *call) (any, error) {
 	}
 	secret, sealed := a.newSecret(e.ID, c.now)
 	e.Secrets = []ringback.Secret{sealed}
-	if err := a.Store.CreateEndpoint(c.Context(), e); err != nil {
+	if err := a.Store.CreateEndpoint(c.Context(), e, c.by()); err != nil {
 		if errors.Is(err, ringback.AlreadyExists) {
 			return nil, &ringback.Error{Code: ringback.AlreadyExists, Message: "webhook_id: " + string(e.ID) + " is taken"}
 		}
@@ -164,7 +166,7 @@ func (a *api) createWebhook(c *call) (any, error) {
 // newSecret makes a signing secret for an endpoint.
 func (a *api) newSecret(id ringback.ID, now time.Time) (webhook.Secret, ringback.Secret) {
 	s := webhook.NewSecret()
-	return s, ringback.Secret{Sealed: a.Secrets.Seal(s.Reveal(), sealingContext+string(id)), Truncated: s.Truncated(), Created: now}
+	return s, ringback.Secret{Sealed: a.Secrets.Seal(s.Reveal(), store.SealEndpoint+string(id)), Truncated: s.Truncated(), Created: now}
 }
 
 func (a *api) listWebhooks(c *call) (any, error) {
@@ -296,7 +298,7 @@ func (a *api) updateWebhook(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := a.Store.UpdateEndpoint(c.Context(), c.project, c.id(), p, c.now)
+	e, err := a.Store.UpdateEndpoint(c.Context(), c.project, c.id(), p, c.by())
 	if err != nil {
 		return nil, notFound(err, "webhook", c.id())
 	}
@@ -311,7 +313,7 @@ func keep[T any](listed bool, v *T) *T {
 }
 
 func (a *api) deleteWebhook(c *call) (any, error) {
-	return struct{}{}, notFound(a.Store.DeleteEndpoint(c.Context(), c.project, c.id()), "webhook", c.id())
+	return struct{}{}, notFound(a.Store.DeleteEndpoint(c.Context(), c.project, c.id(), c.by()), "webhook", c.id())
 }
 
 func (a *api) pingWebhook(c *call) (any, error) {
@@ -340,9 +342,29 @@ func (a *api) rotateWebhook(c *call) (any, error) {
 	default:
 		return nil, invalid("revocation_behavior: %q is neither revoke_previous_secrets_after_h24 nor revoke_previous_secrets_immediately", q.RevocationBehavior)
 	}
-	secret, sealed := a.newSecret(c.id(), c.now)
-	if err := a.Store.RotateSecret(c.Context(), c.project, c.id(), sealed, expire, c.now); err != nil {
+	e, err := a.webhook(c)
+	if err != nil {
+		return nil, err
+	}
+	// Each scheme in use gets a new secret or key. The answer has one field: of a
+	// webhook that is signed with a key alone it is the public half.
+	var sealed []ringback.Secret
+	shown := ""
+	for _, scheme := range e.Schemes() {
+		if scheme == ringback.V1a {
+			key := webhook.NewSigningKey()
+			sealed = append(sealed, ringback.Secret{Scheme: ringback.V1a, Sealed: a.Secrets.Seal(key.Reveal(), store.SealEndpoint+string(e.ID)),
+				Truncated: key.Public().String(), Created: c.now})
+			if shown == "" {
+				shown = key.Public().String()
+			}
+			continue
+		}
+		secret, s := a.newSecret(e.ID, c.now)
+		sealed, shown = append(sealed, s), secret.Reveal()
+	}
+	if err := a.Store.RotateSecrets(c.Context(), c.project, c.id(), sealed, expire, c.by()); err != nil {
 		return nil, notFound(err, "webhook", c.id())
 	}
-	return map[string]string{"secret": secret.Reveal()}, nil
+	return map[string]string{"secret": shown}, nil
 }

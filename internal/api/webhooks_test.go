@@ -13,6 +13,7 @@ import (
 
 	"ringback.dev"
 	"ringback.dev/internal/api"
+	"ringback.dev/internal/store"
 	"ringback.dev/webhook"
 )
 
@@ -34,7 +35,7 @@ func TestWebhookLife(t *testing.T) {
 		t.Errorf("ping: got %s", got)
 	}
 	s.waitTold()
-	events, err := s.store.EventsAfter(t.Context(), s.project, 0, 10)
+	events, err := s.store.EventsAfter(t.Context(), s.project, store.EventFilter{}, 0, 10)
 	if err != nil || len(events) != 1 || events[0].Type != ringback.Ping {
 		t.Fatalf("after a ping: events %v, %v", events, err)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"ringback.dev"
 	"ringback.dev/internal/api"
+	"ringback.dev/internal/bus"
 	"ringback.dev/internal/deliver"
 	"ringback.dev/internal/egress"
 	"ringback.dev/internal/emit"
@@ -47,6 +48,7 @@ type App struct {
 	runner     *work.Runner
 	dispatcher *deliver.Dispatcher
 	callbacks  *http.Client
+	hints      bus.Bus
 	listener   net.Listener
 	server     *http.Server
 }
@@ -94,7 +96,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 		MaxInFlight: c.MaxInFlight, PerTarget: c.PerTargetInFlight, Timeout: c.DeliveryTimeout,
 		RequireHTTPS: !c.AllowHTTPCallbacks, Log: log,
 	})
-	emitter := emit.New(a.store, a.dispatcher, node, a.dispatcher.Lease)
+	emitter := emit.New(a.store, a.dispatcher, &a.hints, node, a.dispatcher.Lease)
 	a.runner = work.New(work.Config{Store: a.store, Emit: emitter, Backend: models, Node: node, MaxRunning: c.MaxRunning, Log: log})
 	if a.listener, err = listen(c.Listen); err != nil {
 		return nil, err
@@ -194,8 +196,8 @@ func (a *App) firstProject(ctx context.Context, now time.Time) error {
 	}
 	key := keyring.NewAPIKey()
 	p := ringback.Project{ID: ringback.NewID("proj", now), Name: "default", Created: now}
-	err = a.store.CreateProject(ctx, p, ringback.APIKey{ID: ringback.NewID("key", now), Project: p.ID, Name: "first",
-		Prefix: keyring.ShownPrefix(key), Hash: keyring.HashKey(key), Created: now})
+	err = a.store.CreateProject(ctx, p, &ringback.APIKey{ID: ringback.NewID("key", now), Project: p.ID, Name: "first",
+		Prefix: keyring.ShownPrefix(key), Hash: keyring.HashKey(key), Created: now}, byServer(now))
 	if err != nil {
 		return err
 	}
@@ -273,6 +275,8 @@ func (a *App) Close() {
 	}
 }
 
+func byServer(now time.Time) store.By { return store.By{Actor: store.Server, At: now} }
+
 // inboxID is the id of the webhook that dev registers for its own receiver.
 const inboxID ringback.ID = "dev-inbox"
 
@@ -285,14 +289,14 @@ func (a *App) devInbox(ctx context.Context, now time.Time) error {
 	case err == nil && have.URI == uri:
 		return nil
 	case err == nil:
-		_, err = a.store.UpdateEndpoint(ctx, a.project, inboxID, store.EndpointPatch{URI: &uri}, now)
+		_, err = a.store.UpdateEndpoint(ctx, a.project, inboxID, store.EndpointPatch{URI: &uri}, byServer(now))
 		return err
 	case !errors.Is(err, ringback.NotFound):
 		return err
 	}
 	secret := web.NewInboxSecret(a.secrets, inboxID, now)
 	return a.store.CreateEndpoint(ctx, &ringback.Endpoint{ID: inboxID, Project: a.project, Name: "dev inbox (built in)", URI: uri,
-		Events: ringback.EventTypes(), State: ringback.Enabled, Secrets: []ringback.Secret{secret}, Created: now, Updated: now})
+		Events: ringback.EventTypes(), State: ringback.Enabled, Secrets: []ringback.Secret{secret}, Created: now, Updated: now}, byServer(now))
 }
 
 // TuneMemory lets the heap grow to five times what is live before it is

@@ -19,6 +19,7 @@ import (
 
 	"ringback.dev"
 	"ringback.dev/internal/app"
+	"ringback.dev/internal/bus"
 	"ringback.dev/internal/deliver"
 	"ringback.dev/internal/egress"
 	"ringback.dev/internal/emit"
@@ -118,11 +119,11 @@ func newRig(ctx context.Context, o options) (*rig, error) {
 		now := time.Now()
 		r.endpoint = &ringback.Endpoint{ID: id, Project: project, URI: o.Sink, Events: ringback.EventTypes(), State: ringback.Enabled, Created: now, Updated: now,
 			Secrets: []ringback.Secret{{Sealed: keys.Seal(webhook.NewSecret().Reveal(), "endpoint/"+string(id)), Created: now}}}
-		if err := st.CreateEndpoint(ctx, r.endpoint); err != nil {
+		if err := st.CreateEndpoint(ctx, r.endpoint, store.By{Actor: store.Server, At: now}); err != nil {
 			return nil, err
 		}
 	} else if o.Sink != "" && r.endpoint.URI != o.Sink {
-		if r.endpoint, err = st.UpdateEndpoint(ctx, project, id, store.EndpointPatch{URI: &o.Sink}, time.Now()); err != nil {
+		if r.endpoint, err = st.UpdateEndpoint(ctx, project, id, store.EndpointPatch{URI: &o.Sink}, store.By{Actor: store.Server, At: time.Now()}); err != nil {
 			return nil, err
 		}
 	}
@@ -131,7 +132,7 @@ func newRig(ctx context.Context, o options) (*rig, error) {
 	r.d = deliver.New(deliver.Config{Store: recording{st, r.unrecorded}, Secrets: keys, Node: "bench", Backoff: ringback.DefaultBackoff(),
 		Transport:   egress.Client(egress.Options{AllowHTTP: true, AllowPrivate: true, MaxIdlePerHost: o.InFlight}).Transport,
 		MaxInFlight: 512, PerTarget: o.InFlight, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	r.e = emit.New(st, r.d, "bench", r.d.Lease)
+	r.e = emit.New(st, r.d, &bus.Bus{}, "bench", r.d.Lease)
 	return r, nil
 }
 

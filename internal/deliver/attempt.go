@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -41,6 +42,7 @@ const (
 	blocked    reason = "blocked"    // the address is not one we send to
 	unsigned   reason = "unsigned"   // no usable signing secret
 	deleted    reason = "deleted"    // the endpoint was deleted
+	withheld   reason = "withheld"   // not sent now; never recorded
 	failed     reason = "failed"     // any other error of the transport
 )
 
@@ -52,6 +54,7 @@ type result struct {
 	answer  []byte
 	err     string
 	started time.Time
+	unsent  bool // Judged without a request.
 
 	dns, connect, tls, firstByte, total time.Duration
 }
@@ -65,37 +68,35 @@ const answerLimit = 16 << 10
 // attempt signs and posts a delivery once.
 func (d *Dispatcher) attempt(ctx context.Context, c *store.ClaimedDelivery) (r result) {
 	r.started = d.Now()
-	if c.To == nil {
-		r.reason, r.err = deleted, "the webhook was deleted"
-		return r
+	raw := c.URI
+	if c.Endpoint != "" {
+		if c.To == nil {
+			r.reason, r.err = deleted, "the webhook was deleted"
+			return r
+		}
+		raw = c.To.URI
 	}
-	target, err := url.Parse(c.To.URI)
+	target, err := url.Parse(raw)
 	if err != nil || (d.RequireHTTPS && target.Scheme != "https") {
 		r.reason, r.err = blocked, "the address is not an https URL (see --allow-http-callbacks)"
 		return r
 	}
-	signature, err := d.sign(c, r.started)
+	header, transport, err := d.prepare(c, r.started)
 	if err != nil {
 		r.reason, r.err = unsigned, err.Error()
 		return r
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, d.Timeout, context.DeadlineExceeded)
+	ctx, cancel := context.WithTimeoutCause(ctx, d.timeout(c), context.DeadlineExceeded)
 	defer cancel()
 	begin := time.Now()
 	var t trace
 	req := (&http.Request{
 		Method: http.MethodPost, URL: target, Host: target.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: http.Header{
-			"Content-Type":      {"application/json"},
-			"User-Agent":        {"ringback"},
-			"Webhook-Id":        {string(c.ID)},
-			"Webhook-Timestamp": {strconv.FormatInt(r.started.Unix(), 10)},
-			"Webhook-Signature": {signature},
-		},
+		Header:        header,
 		ContentLength: int64(len(c.Body)),
 		Body:          body{bytes.NewReader(c.Body)},
 	}).WithContext(httptrace.WithClientTrace(ctx, t.hooks()))
-	resp, err := d.Transport.RoundTrip(req)
+	resp, err := transport.RoundTrip(req)
 	if err == nil {
 		r.status = resp.StatusCode
 		r.wait = retryAfter(resp.Header.Get("Retry-After"), d.Now())
@@ -108,16 +109,73 @@ func (d *Dispatcher) attempt(ctx context.Context, c *store.ClaimedDelivery) (r r
 	return r
 }
 
-// sign makes the signature header: one token for each live secret, newest first.
-func (d *Dispatcher) sign(c *store.ClaimedDelivery, at time.Time) (string, error) {
-	opened, err := d.openSecrets(c.To)
+// prepare makes the headers of an attempt, the signature among them, and finds
+// the transport that it goes through.
+func (d *Dispatcher) prepare(c *store.ClaimedDelivery, at time.Time) (http.Header, http.RoundTripper, error) {
+	var signature string
+	var err error
+	transport := d.Transport
+	header := http.Header{
+		"Content-Type":      {"application/json"},
+		"User-Agent":        {"ringback"},
+		"Webhook-Id":        {string(c.ID)},
+		"Webhook-Timestamp": {strconv.FormatInt(at.Unix(), 10)},
+	}
+	if c.Endpoint == "" {
+		signature, err = d.signDynamic(c, at)
+	} else {
+		var o *opened
+		if o, err = d.unsealed(c.To); err == nil {
+			signature, err = o.sign(c, at)
+			for i, h := range c.To.Settings.Headers {
+				header[http.CanonicalHeaderKey(h.Name)] = []string{o.headers[i]}
+			}
+			if o.transport != nil {
+				transport = o.transport
+			}
+		}
+	}
+	header["Webhook-Signature"] = []string{signature}
+	return header, transport, err
+}
+
+// signDynamic signs what goes to a per-request address, with the server's own key.
+func (d *Dispatcher) signDynamic(c *store.ClaimedDelivery, at time.Time) (string, error) {
+	if d.Tokens == nil {
+		return "", errors.New("the server has no signing keys")
+	}
+	audience := []string{c.URI}
+	p, err := d.Store.Project(d.sending, c.Project)
 	if err != nil {
 		return "", err
 	}
-	live := make([]webhook.Secret, 0, len(opened))
-	for i, s := range c.To.Secrets {
-		if s.Live(at) {
-			live = append(live, opened[i])
+	if p.Audience != "" {
+		audience = append(audience, p.Audience)
+	}
+	return d.Tokens.Sign(c.Scheme, string(c.ID), at, c.Body, audience)
+}
+
+// opened is what was sealed of an endpoint, as it was when it was opened.
+type opened struct {
+	of        *ringback.Endpoint
+	signers   []webhook.Signer // Those of its Secrets, in their order.
+	headers   []string         // Those of its Settings.Headers, in their order.
+	transport http.RoundTripper
+}
+
+// sign makes the signature header: one token for each live secret of the
+// endpoint's schemes, newest first.
+func (o *opened) sign(c *store.ClaimedDelivery, at time.Time) (string, error) {
+	live := make([]webhook.Signer, 0, 4)
+	schemes := c.To.Schemes()
+	for i := range o.of.Secrets {
+		s := &o.of.Secrets[i]
+		scheme := s.Scheme
+		if scheme == "" {
+			scheme = ringback.V1
+		}
+		if s.Live(at) && slices.Contains(schemes, scheme) {
+			live = append(live, o.signers[i])
 		}
 	}
 	if len(live) == 0 {
@@ -126,35 +184,72 @@ func (d *Dispatcher) sign(c *store.ClaimedDelivery, at time.Time) (string, error
 	return webhook.Sign(string(c.ID), at, c.Body, live...), nil
 }
 
-// openedSecrets are the secrets of an endpoint as it was when they were opened.
-type openedSecrets struct {
-	of      *ringback.Endpoint
-	secrets []webhook.Secret
+// Certifier is a transport that can show client certificates.
+type Certifier interface {
+	// With returns a transport that shows the certificate and shares no connection
+	// with others.
+	With(*tls.Certificate) http.RoundTripper
 }
 
-// openSecrets unseals all secrets of an endpoint. They are kept in memory until
-// the endpoint changes, which gives it another pointer.
-func (d *Dispatcher) openSecrets(e *ringback.Endpoint) ([]webhook.Secret, error) {
+// unsealed unseals all that is sealed of an endpoint. It is kept in memory until the
+// endpoint changes, which gives it another pointer.
+func (d *Dispatcher) unsealed(e *ringback.Endpoint) (*opened, error) {
 	d.secretsMu.Lock()
 	known := d.opened[e.ID]
 	d.secretsMu.Unlock()
-	if known.of == e {
-		return known.secrets, nil
+	if known != nil && known.of == e {
+		return known, nil
 	}
-	secrets := make([]webhook.Secret, len(e.Secrets))
-	for i, s := range e.Secrets {
-		plain, err := d.Secrets.Unseal(s.Sealed, "endpoint/"+string(e.ID))
+	o := &opened{of: e}
+	unseal := func(sealed []byte, what string) (string, error) {
+		plain, err := d.Secrets.Unseal(sealed, store.SealEndpoint+string(e.ID))
 		if err != nil {
-			return nil, fmt.Errorf("open the signing secret: %w", err)
+			return "", fmt.Errorf("open the webhook's %s: %w", what, err)
 		}
-		if secrets[i], err = webhook.ParseSecret(string(plain)); err != nil {
-			return nil, fmt.Errorf("read the signing secret: %w", err)
+		return string(plain), nil
+	}
+	for _, s := range e.Secrets {
+		plain, err := unseal(s.Sealed, "signing secret")
+		if err != nil {
+			return nil, err
 		}
+		var signer webhook.Signer
+		if s.Scheme == ringback.V1a {
+			signer, err = webhook.ParseSigningKey(plain)
+		} else {
+			signer, err = webhook.ParseSecret(plain)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the webhook's signing secret: %w", err)
+		}
+		o.signers = append(o.signers, signer)
+	}
+	for _, h := range e.Settings.Headers {
+		value, err := unseal(h.Sealed, "header "+h.Name)
+		if err != nil {
+			return nil, err
+		}
+		o.headers = append(o.headers, value)
+	}
+	if e.Settings.Certificate != nil {
+		text, err := unseal(e.Settings.Certificate, "client certificate")
+		if err != nil {
+			return nil, err
+		}
+		pair, err := tls.X509KeyPair([]byte(text), []byte(text))
+		if err != nil {
+			return nil, fmt.Errorf("read the webhook's client certificate: %w", err)
+		}
+		certifier, ok := d.Transport.(Certifier)
+		if !ok {
+			return nil, errors.New("client certificates are not possible with this transport")
+		}
+		o.transport = certifier.With(&pair)
 	}
 	d.secretsMu.Lock()
-	d.opened[e.ID] = openedSecrets{e, secrets}
+	d.opened[e.ID] = o
 	d.secretsMu.Unlock()
-	return secrets, nil
+	return o, nil
 }
 
 // judge turns an answer or the lack of one into a reason. The text never holds

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ringback.dev"
+	"ringback.dev/internal/bus"
 	"ringback.dev/internal/deliver"
 	"ringback.dev/internal/egress"
 	"ringback.dev/internal/emit"
@@ -84,7 +85,7 @@ func newWorld(t *testing.T, change func(*deliver.Config)) *world {
 		change(&c)
 	}
 	w.d = deliver.New(c)
-	w.e = emit.New(st, w.d, "test", w.d.Lease)
+	w.e = emit.New(st, w.d, &bus.Bus{}, "test", w.d.Lease)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.d.Run(ctx) }()
@@ -160,11 +161,13 @@ func (w *world) endpoint(id ringback.ID, uri string) (*ringback.Endpoint, webhoo
 	s := webhook.NewSecret()
 	e := &ringback.Endpoint{ID: id, Project: "p", URI: uri, Events: []ringback.EventType{ringback.InteractionCompleted}, State: ringback.Enabled,
 		Secrets: []ringback.Secret{w.seal(id, s)}, Created: w.clock(), Updated: w.clock()}
-	if err := w.st.CreateEndpoint(w.Context(), e); err != nil {
+	if err := w.st.CreateEndpoint(w.Context(), e, w.by()); err != nil {
 		w.Fatal(err)
 	}
 	return e, s
 }
+
+func (w *world) by() store.By { return store.By{Actor: store.Server, At: w.clock()} }
 
 func (w *world) seal(id ringback.ID, s webhook.Secret) ringback.Secret {
 	return ringback.Secret{Sealed: w.keys.Seal(s.Reveal(), "endpoint/"+string(id)), Truncated: s.Truncated(), Created: w.clock()}
@@ -322,7 +325,7 @@ func TestDeletedEndpointEnds(t *testing.T) {
 	w.answer(500)
 	w.ping(e)
 	o := w.next()
-	if err := w.st.DeleteEndpoint(t.Context(), "p", "hook"); err != nil {
+	if err := w.st.DeleteEndpoint(t.Context(), "p", "hook", w.by()); err != nil {
 		t.Fatal(err)
 	}
 	w.set(o.Due)
@@ -335,7 +338,7 @@ func TestRotation(t *testing.T) {
 	w := newWorld(t, nil)
 	e, older := w.endpoint("hook", "https://example.com/")
 	newer := webhook.NewSecret()
-	if err := w.st.RotateSecret(t.Context(), "p", "hook", w.seal("hook", newer), w.clock().Add(24*time.Hour), w.clock()); err != nil {
+	if err := w.st.RotateSecrets(t.Context(), "p", "hook", []ringback.Secret{w.seal("hook", newer)}, w.clock().Add(24*time.Hour), w.by()); err != nil {
 		t.Fatal(err)
 	}
 	w.answer(500)
@@ -415,7 +418,7 @@ func TestStopGivesBack(t *testing.T) {
 	w.stop()
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
-	if err := emit.New(w.st, d, "other", d.Lease).Ping(t.Context(), e, w.clock()); err != nil {
+	if err := emit.New(w.st, d, &bus.Bus{}, "other", d.Lease).Ping(t.Context(), e, w.clock()); err != nil {
 		t.Fatal(err)
 	}
 	<-started
@@ -426,7 +429,7 @@ func TestStopGivesBack(t *testing.T) {
 	grace, expired := context.WithCancel(context.Background())
 	expired()
 	d.Stop(grace)
-	again, err := w.st.ClaimDeliveries(t.Context(), "third", w.clock(), w.clock().Add(time.Minute), 10, func(string) int { return 10 })
+	again, err := w.st.ClaimDeliveries(t.Context(), "third", w.clock(), w.clock().Add(time.Minute), 10, func(string, *ringback.Endpoint) int { return 10 })
 	if err != nil || len(again) != 1 || again[0].Attempts != 0 {
 		t.Errorf("got %+v, %v", again, err)
 	}

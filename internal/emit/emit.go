@@ -1,14 +1,17 @@
-// Package emit turns what happened into an event and its deliveries: it builds
-// the body that will be signed, decides who gets it, and has the store keep all
-// of it in one step with the cause. It sends nothing itself.
+// Package emit turns what happened into events and their deliveries: it builds
+// the bodies that will be signed, decides who gets them, and has the store keep
+// all of it in one step with the cause. It sends nothing itself.
 package emit
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"time"
 
 	"ringback.dev"
+	"ringback.dev/internal/bus"
 	"ringback.dev/internal/crash"
 	"ringback.dev/internal/jsjson"
 	"ringback.dev/internal/store"
@@ -19,8 +22,9 @@ import (
 // delivery that is not handed over is found by the sender's poll.
 type Handover interface {
 	// Take reserves a place for one delivery to the target; false if the lane or
-	// the sender is full or stopping.
-	Take(target string) bool
+	// the sender is full, paused or stopping. e is the target's endpoint, nil if
+	// the target is a URI.
+	Take(target string, e *ringback.Endpoint) bool
 	// Give returns a place that was not used.
 	Give(target string)
 	// Hand starts the attempt of a delivery for which a place was taken.
@@ -29,84 +33,186 @@ type Handover interface {
 	Wake()
 }
 
-// Emitter records ends and pings. It may be used by any number of goroutines.
+// Emitter records ends, stalls and pings. It may be used by any number of
+// goroutines.
 type Emitter struct {
 	store store.Store
 	hand  Handover
+	hints *bus.Bus
 	node  string
 	lease time.Duration
 }
 
-// New returns an Emitter that leases first attempts to node for lease.
-func New(st store.Store, hand Handover, node string, lease time.Duration) *Emitter {
-	return &Emitter{store: st, hand: hand, node: node, lease: lease}
+// New returns an Emitter that leases first attempts to node for lease, and tells
+// hints of every event.
+func New(st store.Store, hand Handover, hints *bus.Bus, node string, lease time.Duration) *Emitter {
+	return &Emitter{store: st, hand: hand, hints: hints, node: node, lease: lease}
 }
 
-// EndJob records that a job ended, with its event and the event's deliveries,
-// in one step of the store; end.Happening is filled in. Errors are those of
+// EndJob records that a job ended, with its events and their deliveries, in one
+// step of the store; end.Happenings is filled in. Errors are those of
 // store.EndJob. A nil lease ends the job whoever runs it.
 func (e *Emitter) EndJob(ctx context.Context, job *ringback.Job, lease *ringback.Lease, end *store.End) error {
-	ev := ringback.Event{
-		ID: ringback.NewID("evt", end.At), Project: job.Project, Job: job.ID, Created: end.At,
-		Type: ringback.InteractionEvent(end.State),
-	}
-	data := eventData{ID: string(job.ID)}
+	data := eventData{id: string(job.ID)}
 	if end.Failure != nil {
-		data.ErrorCode, data.ErrorMessage = end.Failure.Code, end.Failure.Message
+		data.more = []member{{"error_code", end.Failure.Code}, {"error_message", end.Failure.Message}}
 	}
-	endpoints, err := e.store.ProjectEndpoints(ctx, job.Project)
+	to, err := e.audience(ctx, job)
 	if err != nil {
-		return fmt.Errorf("endpoints for the end of job %s: %w", job.ID, err)
+		return fmt.Errorf("who hears of the end of job %s: %w", job.ID, err)
 	}
-	return e.emit(ev, data, ringback.Route(ev.Type, endpoints), func(h *store.Happening) error {
-		end.Happening = h
+	types := ringback.InteractionEvents(end.State)
+	end.Happenings = make([]*store.Happening, len(types))
+	for i, t := range types {
+		end.Happenings[i] = to.happening(t, job.ID, data, end.At)
+	}
+	return e.emit(to, end.Happenings, func() error {
 		crash.At(crash.EndDecided)
 		return e.store.EndJob(ctx, job.ID, lease, end)
 	})
 }
 
-// Ping sends a ping event to one endpoint, whatever it subscribes to.
-func (e *Emitter) Ping(ctx context.Context, to *ringback.Endpoint, now time.Time) error {
-	ev := ringback.Event{ID: ringback.NewID("evt", now), Project: to.Project, Type: ringback.Ping, Created: now}
-	return e.emit(ev, eventData{ID: string(to.ID)}, []*ringback.Endpoint{to}, func(h *store.Happening) error {
-		return e.store.AddEvent(ctx, h)
-	})
+// Stalled records that a job passed its deadline without moving. Errors are those
+// of store.MarkStalled.
+func (e *Emitter) Stalled(ctx context.Context, job *ringback.Job, now time.Time) error {
+	to, err := e.audience(ctx, job)
+	if err != nil {
+		return fmt.Errorf("who hears of the stall of job %s: %w", job.ID, err)
+	}
+	h := to.happening(ringback.JobStalled, job.ID, eventData{id: string(job.ID), more: []member{
+		{"kind", string(job.Kind)}, {"state", string(job.State)}, {"create_time", wireTime(job.Created)}}}, now)
+	return e.emit(to, []*store.Happening{h}, func() error { return e.store.MarkStalled(ctx, job.ID, h) })
 }
 
-// emit builds the happening, has save store it, and hands the deliveries that
-// were born leased to the sender.
-func (e *Emitter) emit(ev ringback.Event, data eventData, to []*ringback.Endpoint, save func(*store.Happening) error) error {
-	body := marshalBody(ev.Type, ev.Created, data)
-	ev.Body = body
-	h := &store.Happening{Event: ev, Deliveries: make([]store.NewDelivery, len(to))}
-	waiting := false
-	for i, ep := range to {
-		d := &h.Deliveries[i]
-		d.Delivery = ringback.Delivery{
-			ID: ringback.NewID("msg", ev.Created), Event: ev.ID, Project: ev.Project,
-			Target: string(ep.ID), Endpoint: ep.ID, State: ringback.DeliveryPending,
-			Due: ev.Created, Created: ev.Created, Updated: ev.Created,
-		}
-		if e.hand.Take(d.Target) {
-			d.Lease = &ringback.Lease{Node: e.node, Token: 1, Until: ev.Created.Add(e.lease)}
-			d.Due = d.Lease.Until
-		} else {
-			waiting = true
+// Ping sends a ping event to one endpoint, whatever it subscribes to.
+func (e *Emitter) Ping(ctx context.Context, endpoint *ringback.Endpoint, now time.Time) error {
+	to := &audience{project: endpoint.Project, endpoints: []*ringback.Endpoint{endpoint}, all: true}
+	h := to.happening(ringback.Ping, "", eventData{id: string(endpoint.ID)}, now)
+	return e.emit(to, []*store.Happening{h}, func() error { return e.store.AddEvent(ctx, h) })
+}
+
+// Disabled makes the event that tells the project's other endpoints that one was
+// disabled by the server. Its deliveries wait in the store.
+func Disabled(which *ringback.Endpoint, endpoints []*ringback.Endpoint, state ringback.EndpointState, reason string, at time.Time) *store.Happening {
+	to := &audience{project: which.Project}
+	for _, e := range endpoints {
+		if e.ID != which.ID {
+			to.endpoints = append(to.endpoints, e)
 		}
 	}
-	if err := save(h); err != nil {
+	return to.happening(ringback.WebhookDisabled, "", eventData{id: string(which.ID), more: []member{
+		{"name", which.Name}, {"state", string(state)}, {"reason", reason}}}, at)
+}
+
+// audience are those who may hear of something.
+type audience struct {
+	project   ringback.ID
+	endpoints []*ringback.Endpoint
+	all       bool // Whatever they subscribe to.
+	// dynamic, if not nil, replaces the endpoints.
+	dynamic *ringback.DynamicWebhooks
+	scheme  ringback.Scheme // Of dynamic.
+}
+
+// audience finds out who may hear of a job.
+func (e *Emitter) audience(ctx context.Context, job *ringback.Job) (*audience, error) {
+	endpoints, err := e.store.ProjectEndpoints(ctx, job.Project)
+	if err != nil {
+		return nil, err
+	}
+	to := &audience{project: job.Project, endpoints: endpoints}
+	if job.Webhooks != nil && len(job.Webhooks.URIs) > 0 {
+		p, err := e.store.Project(ctx, job.Project)
+		if err != nil {
+			return nil, err
+		}
+		to.dynamic, to.scheme = job.Webhooks, p.DynamicSignature
+	}
+	return to, nil
+}
+
+// Target names the lane of a per-request address. Projects don't share lanes.
+func Target(project ringback.ID, uri string) string {
+	sum := sha256.Sum256([]byte(string(project) + "\x00" + uri))
+	return "uri_" + hex.EncodeToString(sum[:16])
+}
+
+// happening makes an event and its deliveries.
+func (to *audience) happening(t ringback.EventType, job ringback.ID, data eventData, at time.Time) *store.Happening {
+	if to.dynamic != nil {
+		data.metadata = to.dynamic.UserMetadata
+	}
+	h := &store.Happening{Event: ringback.Event{
+		ID: ringback.NewID("evt", at), Project: to.project, Type: t, Job: job, Created: at, Body: marshalBody(t, at, data)}}
+	add := func(d ringback.Delivery) {
+		d.ID, d.Event, d.Project, d.State = ringback.NewID("msg", at), h.Event.ID, to.project, ringback.DeliveryPending
+		d.Due, d.Begun, d.Created, d.Updated = at, at, at, at
+		h.Deliveries = append(h.Deliveries, store.NewDelivery{Delivery: d})
+	}
+	if to.dynamic != nil {
+		h.Event.Skipped = ringback.SkipAll(ringback.Replaced, to.endpoints)
+		for _, uri := range to.dynamic.URIs {
+			add(ringback.Delivery{Target: Target(to.project, uri), URI: uri, Scheme: to.scheme})
+		}
+		return h
+	}
+	chosen := to.endpoints
+	if !to.all {
+		chosen, h.Event.Skipped = ringback.Route(t, to.endpoints)
+	}
+	for _, ep := range chosen {
+		add(ringback.Delivery{Target: string(ep.ID), Endpoint: ep.ID})
+	}
+	return h
+}
+
+// endpoint returns the one of an id, nil for the empty id.
+func (to *audience) endpoint(id ringback.ID) *ringback.Endpoint {
+	for _, e := range to.endpoints {
+		if e.ID == id {
+			return e
+		}
+	}
+	return nil
+}
+
+// emit takes places for first attempts, has save store the happenings, and hands
+// the deliveries that were born leased to the sender.
+func (e *Emitter) emit(to *audience, all []*store.Happening, save func() error) error {
+	waiting := false
+	for _, h := range all {
 		for i := range h.Deliveries {
-			if h.Deliveries[i].Lease != nil {
-				e.hand.Give(h.Deliveries[i].Target)
+			d := &h.Deliveries[i]
+			ep := to.endpoint(d.Endpoint)
+			if ep != nil && ep.State != ringback.Enabled {
+				continue // It is kept until the endpoint is enabled again.
+			}
+			if e.hand.Take(d.Target, ep) {
+				d.Lease = &ringback.Lease{Node: e.node, Token: 1, Until: d.Created.Add(e.lease)}
+				d.Due = d.Lease.Until
+			} else {
+				waiting = true
+			}
+		}
+	}
+	if err := save(); err != nil {
+		for _, h := range all {
+			for i := range h.Deliveries {
+				if h.Deliveries[i].Lease != nil {
+					e.hand.Give(h.Deliveries[i].Target)
+				}
 			}
 		}
 		return err
 	}
 	crash.At(crash.EndCommitted)
-	for i := range h.Deliveries {
-		if d := &h.Deliveries[i]; d.Lease != nil {
-			e.hand.Hand(store.ClaimedDelivery{Delivery: d.Delivery, Lease: *d.Lease, Type: ev.Type, Body: body, To: to[i]})
+	for _, h := range all {
+		for i := range h.Deliveries {
+			if d := &h.Deliveries[i]; d.Lease != nil {
+				e.hand.Hand(store.ClaimedDelivery{Delivery: d.Delivery, Lease: *d.Lease, Type: h.Event.Type, Body: h.Event.Body, To: to.endpoint(d.Endpoint)})
+			}
 		}
+		e.hints.Publish(bus.Hint{Project: to.project, Kind: bus.Event, ID: h.Event.ID})
 	}
 	if waiting {
 		e.hand.Wake()
@@ -117,25 +223,37 @@ func (e *Emitter) emit(ev ringback.Event, data eventData, to []*ringback.Endpoin
 
 // eventData points to what the event is about; results are not in it.
 type eventData struct {
-	ID           string
-	ErrorCode    string
-	ErrorMessage string
+	id       string
+	more     []member
+	metadata []byte // A JSON object, or nil.
 }
+
+// member is a further string in the data.
+type member struct{ name, value string }
+
+// wireTime prints a time as events show it.
+func wireTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.999999Z") }
 
 // marshalBody builds the exact bytes of a callback (wire contract §2.2), its keys
 // in the order of the documentation. It is compact JSON as JavaScript's
 // JSON.stringify would print it, since receivers are known to verify the
 // signature over a re-serialised body. It is written by hand because it is on
-// the path of every event.
+// the path of every event. The metadata of a request stands in it twice, since no
+// documentation says where receivers look for it (§2.7).
 func marshalBody(t ringback.EventType, at time.Time, data eventData) []byte {
-	b := make([]byte, 0, 256)
+	b := make([]byte, 0, 256+2*len(data.metadata))
 	b = jsjson.AppendString(append(b, `{"type":`...), string(t))
 	b = append(b, `,"version":"v1","timestamp":"`...)
 	b = at.UTC().AppendFormat(b, "2006-01-02T15:04:05.999999Z")
-	b = jsjson.AppendString(append(b, `","data":{"id":`...), data.ID)
-	if data.ErrorCode != "" {
-		b = jsjson.AppendString(append(b, `,"error_code":`...), data.ErrorCode)
-		b = jsjson.AppendString(append(b, `,"error_message":`...), data.ErrorMessage)
+	b = jsjson.AppendString(append(b, `","data":{"id":`...), data.id)
+	for _, m := range data.more {
+		b = jsjson.AppendString(append(b, ','), m.name)
+		b = jsjson.AppendString(append(b, ':'), m.value)
 	}
-	return append(b, "}}"...)
+	if data.metadata == nil {
+		return append(b, "}}"...)
+	}
+	b = append(append(b, `,"user_metadata":`...), data.metadata...)
+	b = append(append(b, `},"user_metadata":`...), data.metadata...)
+	return append(b, '}')
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ringback.dev"
+	"ringback.dev/internal/bus"
 	"ringback.dev/internal/emit"
 	"ringback.dev/internal/store"
 	"ringback.dev/internal/store/sqlite"
@@ -19,7 +20,7 @@ type places struct {
 	woken  int
 }
 
-func (p *places) Take(string) bool {
+func (p *places) Take(string, *ringback.Endpoint) bool {
 	if p.free == 0 {
 		return false
 	}
@@ -46,7 +47,7 @@ func setUp(t *testing.T) (*sqlite.Store, *places, *emit.Emitter, *ringback.Job) 
 	})
 	for _, id := range []ringback.ID{"a", "b"} {
 		e := &ringback.Endpoint{ID: id, Project: "p", URI: "https://example.com/", Events: ringback.EventTypes(), State: ringback.Enabled, Created: now, Updated: now}
-		if err := st.CreateEndpoint(t.Context(), e); err != nil {
+		if err := st.CreateEndpoint(t.Context(), e, store.By{Actor: store.Server, At: now}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -55,7 +56,7 @@ func setUp(t *testing.T) (*sqlite.Store, *places, *emit.Emitter, *ringback.Job) 
 		t.Fatal(err)
 	}
 	p := &places{free: 1}
-	return st, p, emit.New(st, p, "node", time.Minute), j
+	return st, p, emit.New(st, p, &bus.Bus{}, "node", time.Minute), j
 }
 
 func TestEndJob(t *testing.T) {
@@ -74,7 +75,7 @@ func TestEndJob(t *testing.T) {
 	if len(p.handed) != 1 || p.woken != 1 || string(p.handed[0].Body) != body || p.handed[0].Lease != (ringback.Lease{Node: "node", Token: 1, Until: now.Add(time.Minute)}) {
 		t.Errorf("handed over %+v, woken %d times", p.handed, p.woken)
 	}
-	waiting, err := st.ClaimDeliveries(t.Context(), "other", now, now.Add(time.Minute), 10, func(string) int { return 10 })
+	waiting, err := st.ClaimDeliveries(t.Context(), "other", now, now.Add(time.Minute), 10, func(string, *ringback.Endpoint) int { return 10 })
 	if err != nil || len(waiting) != 1 || waiting[0].ID == p.handed[0].ID {
 		t.Errorf("got %+v, %v", waiting, err)
 	}
@@ -91,7 +92,7 @@ func (refusing) EndJob(context.Context, ringback.ID, *ringback.Lease, *store.End
 // can't write.
 func TestRefusedEndGivesPlacesBack(t *testing.T) {
 	st, p, _, j := setUp(t)
-	err := emit.New(refusing{st}, p, "node", time.Minute).EndJob(t.Context(), j, nil, &store.End{State: ringback.Completed, At: now})
+	err := emit.New(refusing{st}, p, &bus.Bus{}, "node", time.Minute).EndJob(t.Context(), j, nil, &store.End{State: ringback.Completed, At: now})
 	if !errors.Is(err, ringback.StorageFull) || p.free != 1 || len(p.handed) != 0 || p.woken != 0 {
 		t.Errorf("got %v with %d places, %d handed over, %d wake-ups", err, p.free, len(p.handed), p.woken)
 	}

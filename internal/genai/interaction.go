@@ -137,6 +137,13 @@ type Interaction struct {
 	Usage                 *InteractionUsage  `json:"usage,omitempty"`
 	Errors                []InteractionError `json:"errors,omitempty"`
 	Labels                map[string]string  `json:"labels,omitempty"`
+	WebhookConfig         json.RawMessage    `json:"webhook_config,omitempty"`
+}
+
+// WebhookConfig names the receivers of one job's events (wire contract §3).
+type WebhookConfig struct {
+	URIs         []string        `json:"uris,omitempty"`
+	UserMetadata json.RawMessage `json:"user_metadata,omitempty"`
 }
 
 // InteractionError is an entry of errors, and the body of error answers (§5.10).

@@ -44,6 +44,9 @@ type Store interface {
 	Events
 	Deliveries
 	Endpoints
+	Log
+	Replays
+	Keys
 
 	// Ping reports whether the store can be read.
 	Ping(ctx context.Context) error
@@ -51,12 +54,36 @@ type Store interface {
 	Close() error
 }
 
+// By says who changes something and when. Every method that takes it writes a
+// line of the audit log in the same step.
+type By struct {
+	// Actor is the id of an API key, or Server.
+	Actor ringback.ID
+	At    time.Time
+}
+
+// Server is the actor of changes that the server makes by itself.
+const Server ringback.ID = "server"
+
 // Projects keeps projects and their API keys.
 type Projects interface {
-	// CreateProject stores a project with its first key.
-	CreateProject(ctx context.Context, p ringback.Project, k ringback.APIKey) error
+	// CreateProject stores a project, with its first key if that is not nil.
+	CreateProject(ctx context.Context, p ringback.Project, k *ringback.APIKey, by By) error
+	// UpdateProject changes name, signature and audience of a project.
+	UpdateProject(ctx context.Context, p ringback.Project, by By) error
+	// Project returns a project; engines answer it from memory.
+	Project(ctx context.Context, id ringback.ID) (ringback.Project, error)
 	// Projects lists all projects, oldest first.
 	Projects(ctx context.Context) ([]ringback.Project, error)
+	// CreateKey stores a further key.
+	CreateKey(ctx context.Context, k ringback.APIKey, by By) error
+	// APIKeys lists the keys of a project, or the operator's if project is empty,
+	// oldest first.
+	APIKeys(ctx context.Context, project ringback.ID) ([]ringback.APIKey, error)
+	// RevokeKey removes a key; the next request with it is refused.
+	RevokeKey(ctx context.Context, project, id ringback.ID, by By) error
+	// TouchKeys notes when keys were used last.
+	TouchKeys(ctx context.Context, used map[ringback.ID]time.Time) error
 	// KeyByHash finds the API key whose SHA-256 is hash. It is called on every
 	// request; engines answer it from memory.
 	KeyByHash(ctx context.Context, hash []byte) (ringback.APIKey, error)
@@ -79,13 +106,19 @@ type Jobs interface {
 	// ReleaseJobs gives jobs back before their lease runs out: pending, due at
 	// due. The run is not counted if uncount is true. Stale leases are skipped.
 	ReleaseJobs(ctx context.Context, held []Held, due time.Time, uncount bool) error
-	// EndJob records in one step that a job ended, the event that this caused and
-	// the event's deliveries. A nil lease ends the job whoever holds it (the
+	// EndJob records in one step that a job ended, the events that this caused and
+	// their deliveries. A nil lease ends the job whoever holds it (the
 	// client cancelled). Errors: Stale; FailedPrecondition when the job has ended
 	// already; NotFound when it was deleted.
 	EndJob(ctx context.Context, id ringback.ID, lease *ringback.Lease, end *End) error
 	// DeleteJob removes a job of a project. Its events and their deliveries stay.
 	DeleteJob(ctx context.Context, project, id ringback.ID) error
+	// StalledJobs lists jobs under way that were created before a time and were not
+	// yet marked as stalled, oldest first.
+	StalledJobs(ctx context.Context, before time.Time, limit int) ([]*ringback.Job, error)
+	// MarkStalled marks a job and stores the event that tells of it. Errors:
+	// FailedPrecondition when it is marked or has ended; NotFound.
+	MarkStalled(ctx context.Context, id ringback.ID, h *Happening) error
 }
 
 // Held names a leased row and the token under which it is held.
@@ -106,8 +139,8 @@ type End struct {
 	Output  []byte
 	Failure *ringback.Failure
 	At      time.Time
-	// Happening is the event with its deliveries; nil records the end alone.
-	Happening *Happening
+	// Happenings are the events with their deliveries.
+	Happenings []*Happening
 }
 
 // Happening is an event and everything that is to be delivered because of it.
@@ -129,19 +162,29 @@ type Events interface {
 	AddEvent(ctx context.Context, h *Happening) error
 	// EventsAfter lists a project's events whose Seq is greater than after,
 	// oldest first.
-	EventsAfter(ctx context.Context, project ringback.ID, after int64, limit int) ([]ringback.Event, error)
+	EventsAfter(ctx context.Context, project ringback.ID, f EventFilter, after int64, limit int) ([]ringback.Event, error)
+	// Event returns an event of a project.
+	Event(ctx context.Context, project, id ringback.ID) (ringback.Event, error)
 	// JobEvents lists the events of one job, oldest first.
 	JobEvents(ctx context.Context, project, job ringback.ID) ([]ringback.Event, error)
 }
 
-// Deliveries is the queue from which events are sent, and the log of it.
+// EventFilter selects events; zero members select all.
+type EventFilter struct {
+	Types []ringback.EventType
+	Job   ringback.ID
+}
+
+// Deliveries is the queue from which events are sent.
 type Deliveries interface {
 	// ClaimDeliveries leases due deliveries. It looks at the targets that have
 	// one due, longest due first, and takes from each at most the number that
 	// room returns for it, so that a target with a million waiting rows costs the
 	// others nothing. room is called once per target, within the claim, and must
-	// not call the store. At most limit are returned.
-	ClaimDeliveries(ctx context.Context, node string, now, until time.Time, limit int, room func(target string) int) ([]ClaimedDelivery, error)
+	// not call the store; e is the target's endpoint, nil if it is a URI or the
+	// endpoint was deleted. Targets whose endpoint is not enabled are passed over.
+	// At most limit are returned.
+	ClaimDeliveries(ctx context.Context, node string, now, until time.Time, limit int, room func(target string, e *ringback.Endpoint) int) ([]ClaimedDelivery, error)
 	// RecordAttempt stores what came of an attempt, and in the same step what
 	// that means for the delivery and its endpoint.
 	RecordAttempt(ctx context.Context, lease ringback.Lease, o *Outcome) error
@@ -151,13 +194,16 @@ type Deliveries interface {
 	// now. A node calls it when it starts: what an earlier process of its name
 	// held is held by nobody.
 	Reclaim(ctx context.Context, node string, now time.Time) error
-	// NextDue returns the earliest time at which a pending delivery or job may
-	// come due, zero if nothing waits. It may be earlier than the truth.
-	NextDue(ctx context.Context) (time.Time, error)
-	// EventDeliveries lists the deliveries of an event, oldest first.
-	EventDeliveries(ctx context.Context, project, event ringback.ID) ([]ringback.Delivery, error)
-	// Attempts lists the attempts of a delivery, oldest first.
-	Attempts(ctx context.Context, project, delivery ringback.ID) ([]ringback.Attempt, error)
+	// NextDue returns the earliest time at which a pending delivery may be
+	// claimed, zero if nothing waits. It may be earlier than the truth. hold, if
+	// not nil, returns until when the caller will take nothing from a target;
+	// it is called for each target with pending deliveries and must be quick.
+	NextDue(ctx context.Context, hold func(target string) time.Time) (time.Time, error)
+	// Health tells how an endpoint has fared; engines answer it from memory.
+	Health(ctx context.Context, endpoint ringback.ID) (ringback.Health, error)
+	// Redeliver makes a delivery due at by.At whatever its state, under the same
+	// id; its retry window begins anew. One that is under way is left alone.
+	Redeliver(ctx context.Context, project, id ringback.ID, by By) error
 }
 
 // ClaimedDelivery is all that an attempt needs.
@@ -166,7 +212,8 @@ type ClaimedDelivery struct {
 	Lease ringback.Lease
 	Type  ringback.EventType
 	Body  []byte
-	// To is the endpoint as it is now; nil when it has been deleted.
+	// To is the endpoint as it is now; nil when it has been deleted, or when the
+	// delivery goes to a URI.
 	To *ringback.Endpoint
 }
 
@@ -174,20 +221,25 @@ type ClaimedDelivery struct {
 // be another one, at Due.
 type Outcome struct {
 	Attempt ringback.Attempt
-	// Target is the delivery's, as claimed.
-	Target string
-	State  ringback.DeliveryState
-	Due    time.Time
-	At     time.Time
-	// Endpoint, if not empty, is disabled with State Disabled in the same step
-	// (the receiver answered 410).
-	DisableEndpoint ringback.ID
+	// Target and Endpoint are the delivery's, as claimed.
+	Target   string
+	Endpoint ringback.ID
+	State    ringback.DeliveryState
+	Due      time.Time
+	At       time.Time
+	// NoAttempt: nothing was sent, so that no attempt is kept and the endpoint's
+	// health does not change.
+	NoAttempt bool
+	// Disable, if not empty, is the state that the endpoint gets in the same step,
+	// if it is enabled; Told is then stored too.
+	Disable ringback.EndpointState
+	Told    *Happening
 }
 
 // Endpoints keeps static webhooks.
 type Endpoints interface {
 	// CreateEndpoint stores an endpoint. AlreadyExists if the id is taken.
-	CreateEndpoint(ctx context.Context, e *ringback.Endpoint) error
+	CreateEndpoint(ctx context.Context, e *ringback.Endpoint, by By) error
 	// Endpoint returns one endpoint of a project.
 	Endpoint(ctx context.Context, project, id ringback.ID) (*ringback.Endpoint, error)
 	// ProjectEndpoints returns all endpoints of a project, oldest first. It is
@@ -195,21 +247,114 @@ type Endpoints interface {
 	ProjectEndpoints(ctx context.Context, project ringback.ID) ([]*ringback.Endpoint, error)
 	// UpdateEndpoint changes the fields that the patch holds and returns the
 	// endpoint as it is then. While an endpoint is not enabled its waiting
-	// deliveries are kept and not claimed.
-	UpdateEndpoint(ctx context.Context, project, id ringback.ID, p EndpointPatch, now time.Time) (*ringback.Endpoint, error)
-	// RotateSecret puts a new secret in front. The earlier ones expire at expire
-	// if they would otherwise live longer; those that have expired at now are
+	// deliveries are kept and not claimed; when it is enabled again its Resumed
+	// is set and its health is forgotten.
+	UpdateEndpoint(ctx context.Context, project, id ringback.ID, p EndpointPatch, by By) (*ringback.Endpoint, error)
+	// RotateSecrets puts new secrets in front. Earlier ones expire at expire
+	// if they would otherwise live longer; those that have expired at by.At are
 	// removed.
-	RotateSecret(ctx context.Context, project, id ringback.ID, s ringback.Secret, expire, now time.Time) error
+	RotateSecrets(ctx context.Context, project, id ringback.ID, s []ringback.Secret, expire time.Time, by By) error
 	// DeleteEndpoint removes an endpoint. Its waiting deliveries are claimed once
 	// more with To nil, so that their end is recorded.
-	DeleteEndpoint(ctx context.Context, project, id ringback.ID) error
+	DeleteEndpoint(ctx context.Context, project, id ringback.ID, by By) error
+	// DropExpired removes secrets that have expired at now, of all endpoints.
+	DropExpired(ctx context.Context, now time.Time) error
 }
 
 // EndpointPatch holds the fields to change; nil ones stay.
 type EndpointPatch struct {
-	Name   *string
-	URI    *string
-	Events []ringback.EventType
-	State  *ringback.EndpointState
+	Name     *string
+	URI      *string
+	Events   []ringback.EventType
+	State    *ringback.EndpointState
+	Settings *ringback.Settings
+	// AddSecrets are put in front, as when an endpoint gets a further scheme.
+	AddSecrets []ringback.Secret
 }
+
+// Log answers questions of people about what happened. Lists are newest first.
+type Log interface {
+	// Delivery returns a delivery of a project.
+	Delivery(ctx context.Context, project, id ringback.ID) (ringback.Delivery, error)
+	// ListDeliveries lists deliveries whose id sorts before the given one, or all
+	// if that is empty.
+	ListDeliveries(ctx context.Context, project ringback.ID, f DeliveryFilter, before ringback.ID, limit int) ([]ringback.Delivery, error)
+	// EventDeliveries lists the deliveries of an event, oldest first.
+	EventDeliveries(ctx context.Context, project, event ringback.ID) ([]ringback.Delivery, error)
+	// Attempts lists the attempts of a delivery, oldest first.
+	Attempts(ctx context.Context, project, delivery ringback.ID) ([]ringback.Attempt, error)
+	// ListJobs lists jobs without Spec and Output. before is the place to go on
+	// from, given with the last list; 0 begins.
+	ListJobs(ctx context.Context, project ringback.ID, f JobFilter, before int64, limit int) (jobs []*ringback.Job, next int64, err error)
+	// ListAudit lists changes whose Seq is less than before, or all if that is
+	// 0. An empty project lists those of the whole server.
+	ListAudit(ctx context.Context, project ringback.ID, before int64, limit int) ([]ringback.Audit, error)
+	// Sweep removes up to limit events that were created before a time, with
+	// their deliveries and attempts, and returns how many, and how many of their
+	// deliveries had not ended.
+	Sweep(ctx context.Context, before time.Time, limit int) (events, unended int, err error)
+}
+
+// DeliveryFilter selects deliveries; zero members select all.
+type DeliveryFilter struct {
+	State    ringback.DeliveryState `json:"state,omitempty"`
+	Event    ringback.ID            `json:"event,omitempty"`
+	Endpoint ringback.ID            `json:"endpoint,omitempty"`
+	Types    []ringback.EventType   `json:"types,omitempty"`
+	// From and To bound the creation of the delivery's event: From ≤ t < To.
+	From time.Time `json:"from,omitzero"`
+	To   time.Time `json:"to,omitzero"`
+}
+
+// JobFilter selects jobs; zero members select all.
+type JobFilter struct {
+	Kind  ringback.Kind
+	State ringback.State
+}
+
+// Replays send ranges of events again. A replay is a row that moves from
+// event to event, so that it goes on where it was after a crash.
+type Replays interface {
+	// CountReplay counts the deliveries that a filter selects.
+	CountReplay(ctx context.Context, project ringback.ID, f DeliveryFilter) (int, error)
+	CreateReplay(ctx context.Context, r Replay, by By) error
+	Replay(ctx context.Context, project, id ringback.ID) (Replay, error)
+	// ListReplays lists a project's replays, newest first.
+	ListReplays(ctx context.Context, project ringback.ID, limit int) ([]Replay, error)
+	// AdvanceReplay goes on with the oldest replay that is not done: it looks at
+	// the next events, at most limit, makes those of their deliveries that are
+	// selected and have ended due at now, and reports whether there is more to do.
+	AdvanceReplay(ctx context.Context, now time.Time, limit int) (more bool, err error)
+}
+
+// Replay is the sending again of what a filter selects.
+type Replay struct {
+	ID      ringback.ID
+	Project ringback.ID
+	Filter  DeliveryFilter
+	// Position is the Seq of the latest event looked at, Until that of the last to
+	// look at.
+	Position, Until int64
+	// Sent counts the deliveries made due again.
+	Sent          int
+	Created, Done time.Time // Done is zero until all is due.
+}
+
+// Keys keeps the server's signing keys, and everything that is sealed.
+type Keys interface {
+	// SigningKeys lists all keys, oldest first; engines answer it from memory.
+	SigningKeys(ctx context.Context) ([]ringback.SigningKey, error)
+	// PutSigningKeys stores new and changed keys in one step and removes those
+	// that are published no more at by.At. action is for the audit log.
+	PutSigningKeys(ctx context.Context, changed []ringback.SigningKey, action string, by By) error
+	// Reseal passes every sealed value with its context through reseal and stores
+	// what that returns; nil keeps the value. It can be broken off and begun
+	// again. It returns the number of values changed.
+	Reseal(ctx context.Context, reseal func(sealed []byte, context string) ([]byte, error), by By) (int, error)
+}
+
+// The contexts under which values are sealed (package keyring).
+const (
+	SealEndpoint = "endpoint/" // And the endpoint's id: secrets, headers, certificate.
+	SealSigning  = "signing/"  // And the kid.
+)

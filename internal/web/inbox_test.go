@@ -14,6 +14,7 @@ import (
 
 	"ringback.dev"
 	"ringback.dev/internal/keyring"
+	"ringback.dev/internal/store"
 	"ringback.dev/internal/store/sqlite"
 	"ringback.dev/webhook"
 )
@@ -48,12 +49,12 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	err = db.CreateProject(t.Context(), ringback.Project{ID: project, Created: now}, ringback.APIKey{ID: "key", Project: project, Hash: []byte("h"), Created: now})
+	err = db.CreateProject(t.Context(), ringback.Project{ID: project, Created: now}, &ringback.APIKey{ID: "key", Project: project, Hash: []byte("h"), Created: now}, store.By{Actor: store.Server, At: now})
 	if err != nil {
 		t.Fatal(err)
 	}
 	err = db.CreateEndpoint(t.Context(), &ringback.Endpoint{ID: endpoint, Project: project, URI: "http://127.0.0.1/inbox", Events: ringback.EventTypes(),
-		State: ringback.Enabled, Secrets: []ringback.Secret{NewInboxSecret(keys, endpoint, now)}, Created: now, Updated: now})
+		State: ringback.Enabled, Secrets: []ringback.Secret{NewInboxSecret(keys, endpoint, now)}, Created: now, Updated: now}, store.By{Actor: store.Server, At: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +157,7 @@ func TestFollowsRotation(t *testing.T) {
 	old := w.secret()
 	rotate := func(expire, at time.Time) {
 		t.Helper()
-		if err := w.db.RotateSecret(t.Context(), project, endpoint, NewInboxSecret(w.keys, endpoint, at), expire, at); err != nil {
+		if err := w.db.RotateSecrets(t.Context(), project, endpoint, []ringback.Secret{NewInboxSecret(w.keys, endpoint, at)}, expire, store.By{Actor: store.Server, At: at}); err != nil {
 			t.Fatal(err)
 		}
 	}

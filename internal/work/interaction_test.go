@@ -168,7 +168,7 @@ func openStore(t *testing.T) store.Store {
 	})
 	begin := time.Date(2026, 1, 22, 12, 0, 0, 0, time.UTC)
 	project := ringback.Project{ID: "p", Name: "p", Created: begin}
-	if err := st.CreateProject(t.Context(), project, ringback.APIKey{ID: "k", Project: "p", Hash: []byte("h"), Created: begin}); err != nil {
+	if err := st.CreateProject(t.Context(), project, &ringback.APIKey{ID: "k", Project: "p", Hash: []byte("h"), Created: begin}, store.By{Actor: store.Server, At: begin}); err != nil {
 		t.Fatal(err)
 	}
 	return st

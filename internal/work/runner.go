@@ -15,6 +15,7 @@ import (
 
 	"ringback.dev"
 	"ringback.dev/internal/backend"
+	"ringback.dev/internal/bus"
 	"ringback.dev/internal/crash"
 	"ringback.dev/internal/emit"
 	"ringback.dev/internal/store"
@@ -32,6 +33,11 @@ type Config struct {
 	// Lease is how long a job stays claimed after its worker died; it is renewed
 	// three times in that time. Zero means 30 s.
 	Lease time.Duration
+	// StallAfter is how long after its creation a job that has not ended is told of
+	// as stalled; zero means an hour.
+	StallAfter time.Duration
+	// Hints, if not nil, are told of jobs that are created.
+	Hints *bus.Bus
 	Log   *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -40,6 +46,8 @@ type Config struct {
 const (
 	// poll is how often the store is asked although nothing hinted at work.
 	poll = time.Second
+	// stallPoll is how often jobs are looked for that don't move.
+	stallPoll = 15 * time.Second
 	// maxRuns is after how many cut-off runs a job is given up: it may be the job
 	// that brings the process down.
 	maxRuns = 20
@@ -85,6 +93,12 @@ func New(c Config) *Runner {
 	if c.Lease == 0 {
 		c.Lease = 30 * time.Second
 	}
+	if c.StallAfter == 0 {
+		c.StallAfter = time.Hour
+	}
+	if c.Hints == nil {
+		c.Hints = &bus.Bus{}
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -102,15 +116,19 @@ func (r *Runner) Run(ctx context.Context) error {
 		r.open = false
 		r.mu.Unlock()
 	}()
-	claim, renew := time.NewTimer(0), time.NewTicker(r.Lease/3)
+	claim, renew, stalls := time.NewTimer(0), time.NewTicker(r.Lease/3), time.NewTicker(min(r.StallAfter, stallPoll))
 	defer claim.Stop()
 	defer renew.Stop()
+	defer stalls.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-renew.C:
 			r.renew(ctx)
+			continue
+		case <-stalls.C:
+			r.tellStalls(ctx)
 			continue
 		case <-r.wake:
 		case <-claim.C:
@@ -154,6 +172,7 @@ func (r *Runner) Submit(ctx context.Context, j *ringback.Job) error {
 		if err := r.Store.CreateJob(ctx, j, nil); err != nil {
 			return err
 		}
+		r.Hints.Publish(bus.Hint{Project: j.Project, Kind: bus.Job, ID: j.ID})
 		r.hint()
 		return nil
 	}
@@ -162,6 +181,7 @@ func (r *Runner) Submit(ctx context.Context, j *ringback.Job) error {
 		r.give()
 		return err
 	}
+	r.Hints.Publish(bus.Hint{Project: j.Project, Kind: bus.Job, ID: j.ID})
 	own := *j // The caller goes on reading j.
 	r.start(store.ClaimedJob{Job: &own, Lease: lease})
 	return nil
@@ -279,6 +299,31 @@ func (r *Runner) claim(ctx context.Context) {
 	r.mu.Unlock()
 	for _, c := range claimed {
 		r.start(c)
+	}
+}
+
+// tellStalls records for each job that has been under way for too long that it
+// does not move, once. The job goes on: it may still end.
+func (r *Runner) tellStalls(ctx context.Context) {
+	const some = 100
+	for {
+		now := r.Now()
+		stalled, err := r.Store.StalledJobs(ctx, now.Add(-r.StallAfter), some)
+		for _, j := range stalled {
+			if err = r.Emit.Stalled(ctx, j, now); err == nil {
+				r.Log.Warn("job stalled", "job", j.ID, "kind", j.Kind, "state", j.State, "created", j.Created)
+			} else if code := ringback.CodeOf(err); code == ringback.NotFound || code == ringback.FailedPrecondition {
+				err = nil // It ended or was deleted just now.
+			} else {
+				break
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			r.Log.Error("tell of stalled jobs", "error", err)
+		}
+		if err != nil || len(stalled) < some {
+			return
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"ringback.dev"
 	"ringback.dev/internal/backend"
+	"ringback.dev/internal/bus"
 	"ringback.dev/internal/emit"
 	"ringback.dev/internal/genai"
 	"ringback.dev/internal/store"
@@ -27,10 +28,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // nobody takes no delivery: what is stored waits in the store.
 type nobody struct{}
 
-func (nobody) Take(string) bool           { return false }
-func (nobody) Give(string)                {}
-func (nobody) Hand(store.ClaimedDelivery) {}
-func (nobody) Wake()                      {}
+func (nobody) Take(string, *ringback.Endpoint) bool { return false }
+func (nobody) Give(string)                          {}
+func (nobody) Hand(store.ClaimedDelivery)           {}
+func (nobody) Wake()                                {}
 
 // model is a back-end that is a function.
 type model func(ctx context.Context, prompt string) (string, error)
@@ -76,7 +77,7 @@ func newWorld(t *testing.T, m model, change func(*work.Config)) *world {
 		t.Fatal(err)
 	}
 	w := &world{T: t, st: &ends{Store: st, ended: make(chan ringback.ID, 100)}}
-	c := work.Config{Store: w.st, Emit: emit.New(w.st, nobody{}, "test", time.Minute), Backend: m, Node: "test", Lease: 3 * time.Second,
+	c := work.Config{Store: w.st, Emit: emit.New(w.st, nobody{}, &bus.Bus{}, "test", time.Minute), Backend: m, Node: "test", Lease: 3 * time.Second,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	if change != nil {
 		change(&c)

@@ -15,7 +15,7 @@ import (
 const longestLease = time.Hour
 
 // ClaimDeliveries implements store.Deliveries.
-func (s *Store) ClaimDeliveries(ctx context.Context, node string, now, until time.Time, limit int, room func(target string) int) ([]store.ClaimedDelivery, error) {
+func (s *Store) ClaimDeliveries(ctx context.Context, node string, now, until time.Time, limit int, room func(target string, e *ringback.Endpoint) int) ([]store.ClaimedDelivery, error) {
 	if len(s.memory.dueTargets(now)) == 0 {
 		return nil, nil
 	}
@@ -28,7 +28,7 @@ func (s *Store) ClaimDeliveries(ctx context.Context, node string, now, until tim
 			return err
 		}
 		for _, target := range s.memory.dueTargets(now) {
-			places := min(room(target), limit-len(claimed))
+			places := min(room(target, s.memory.endpoint(ringback.ID(target))), limit-len(claimed))
 			if places <= 0 {
 				continue
 			}
@@ -96,38 +96,76 @@ func (s *Store) RecordAttempt(ctx context.Context, lease ringback.Lease, o *stor
 	if o.State != ringback.DeliveryPending {
 		due = o.At
 	}
+	failed := !o.NoAttempt && o.Endpoint != "" && o.State != ringback.DeliveryDelivered
+	recovered := !o.NoAttempt && o.Endpoint != "" && !failed && s.memory.healthOf(o.Endpoint).Failures > 0
 	var disabled *ringback.Endpoint
 	err := s.writer.submit(ctx, func(t *tx) error {
 		disabled = nil
 		t.outcomes.add(string(a.Delivery), lease.Token, string(o.State), a.Number, micros(due), a.Reason, micros(o.At))
-		t.attempts.add(string(a.Delivery), a.Number, micros(a.Started), a.Status, a.Answer,
-			a.DNS.Microseconds(), a.Connect.Microseconds(), a.TLS.Microseconds(), a.FirstByte.Microseconds(), a.Total.Microseconds(),
-			a.Reason, a.Error)
-		if o.DisableEndpoint == "" {
+		if !o.NoAttempt {
+			t.attempts.add(string(a.Delivery), a.Number, micros(a.Started), a.Status, a.Answer,
+				a.DNS.Microseconds(), a.Connect.Microseconds(), a.TLS.Microseconds(), a.FirstByte.Microseconds(), a.Total.Microseconds(),
+				a.Reason, a.Error)
+		}
+		switch {
+		case failed:
+			if err := t.exec(`UPDATE endpoints SET failing_since = coalesce(failing_since, ?), failures = failures + 1 WHERE id = ?`,
+				micros(o.At), string(o.Endpoint)); err != nil {
+				return err
+			}
+		case recovered:
+			if err := t.exec(`UPDATE endpoints SET failing_since = NULL, failures = 0 WHERE id = ?`, string(o.Endpoint)); err != nil {
+				return err
+			}
+		}
+		if o.Disable == "" {
 			return nil
 		}
-		ep, err := scanEndpoint(t.row(`SELECT `+endpointColumns+` FROM endpoints WHERE id = ?`, string(o.DisableEndpoint)))
-		if err == sql.ErrNoRows {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		state := ringback.Disabled
-		disabled, err = patchEndpoint(t, ep, store.EndpointPatch{State: &state}, o.At)
+		var err error
+		disabled, err = disable(t, o)
 		return err
 	}, func() {
 		if o.State == ringback.DeliveryPending {
 			s.memory.sooner(o.Target, o.Due)
 		}
+		if failed {
+			s.memory.failed(o.Endpoint, o.At)
+		} else if recovered {
+			s.memory.healthy(o.Endpoint)
+		}
 		if disabled != nil {
 			s.memory.setEndpoint(disabled)
+			if o.Told != nil {
+				s.noteDue(o.Told)
+			}
 		}
 	})
 	if err != nil {
 		return fmt.Errorf("record attempt %d of %s: %w", a.Number, a.Delivery, err)
 	}
 	return nil
+}
+
+// disable gives an outcome's endpoint its new state, and stores the event that
+// tells of it. It returns nil if the endpoint is gone or not enabled anyway.
+func disable(t *tx, o *store.Outcome) (*ringback.Endpoint, error) {
+	e, err := scanEndpoint(t.row(`SELECT `+endpointColumns+` FROM endpoints WHERE id = ?`, string(o.Endpoint)))
+	if err == sql.ErrNoRows || err == nil && e.State != ringback.Enabled {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	disabled, what, err := patchEndpoint(t, e, store.EndpointPatch{State: &o.Disable}, o.At)
+	if err != nil {
+		return nil, err
+	}
+	if o.Told != nil {
+		if err := insertHappenings(t, o.Told); err != nil {
+			return nil, err
+		}
+	}
+	return disabled, t.audit(store.By{Actor: store.Server, At: o.At}, e.Project, "webhook.update", e.ID, what)
 }
 
 // ReleaseDeliveries implements store.Deliveries.
@@ -200,45 +238,38 @@ func (s *Store) Reclaim(ctx context.Context, node string, now time.Time) error {
 }
 
 // NextDue implements store.Deliveries.
-func (s *Store) NextDue(context.Context) (time.Time, error) { return s.memory.nextDue(), nil }
-
-const deliveryColumns = `d.id, (SELECT id FROM events WHERE seq = d.event), d.project, d.target, d.endpoint, d.state,
-	d.attempts, d.due, d.created, d.updated, coalesce(d.reason, '')`
-
-func scanDelivery(r scanner) (d ringback.Delivery, err error) {
-	var due, created, updated sql.NullInt64
-	err = r.Scan(&d.ID, &d.Event, &d.Project, &d.Target, &d.Endpoint, &d.State, &d.Attempts, &due, &created, &updated, &d.Reason)
-	d.Due, d.Created, d.Updated = instant(due), instant(created), instant(updated)
-	return d, err
+func (s *Store) NextDue(_ context.Context, hold func(target string) time.Time) (time.Time, error) {
+	return s.memory.nextDue(hold), nil
 }
 
-// EventDeliveries implements store.Deliveries.
-func (s *Store) EventDeliveries(ctx context.Context, project, event ringback.ID) ([]ringback.Delivery, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT `+deliveryColumns+` FROM deliveries d
-		WHERE d.event = (SELECT seq FROM events WHERE id = ?) AND d.project = ? ORDER BY d.id`, string(event), string(project))
-	if err != nil {
-		return nil, fmt.Errorf("deliveries of event %s: %w", event, translate(err))
-	}
-	return collect(rows, "deliveries of an event", scanDelivery)
-}
-
-// Attempts implements store.Deliveries.
-func (s *Store) Attempts(ctx context.Context, project, delivery ringback.ID) ([]ringback.Attempt, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT a.delivery, a.number, a.started, a.status, a.answer, a.dns, a.connect, a.tls,
-			a.first_byte, a.total, a.reason, coalesce(a.error, '')
-		FROM attempts a JOIN deliveries d ON d.id = a.delivery
-		WHERE a.delivery = ? AND d.project = ? ORDER BY a.number`, string(delivery), string(project))
-	if err != nil {
-		return nil, fmt.Errorf("attempts of delivery %s: %w", delivery, translate(err))
-	}
-	return collect(rows, "attempts of a delivery", func(r scanner) (a ringback.Attempt, err error) {
-		var started sql.NullInt64
-		err = r.Scan(&a.Delivery, &a.Number, &started, &a.Status, &a.Answer, &a.DNS, &a.Connect, &a.TLS,
-			&a.FirstByte, &a.Total, &a.Reason, &a.Error)
-		a.Started = instant(started)
-		for _, d := range []*time.Duration{&a.DNS, &a.Connect, &a.TLS, &a.FirstByte, &a.Total} {
-			*d *= time.Microsecond
+// Redeliver implements store.Deliveries.
+func (s *Store) Redeliver(ctx context.Context, project, id ringback.ID, by store.By) error {
+	var target string
+	err := s.writer.submit(ctx, func(t *tx) error {
+		if err := t.flush(); err != nil {
+			return err
 		}
-		return a, err
+		var state string
+		var node sql.NullString
+		if err := t.row(`SELECT target, state, node FROM deliveries WHERE id = ? AND project = ?`, string(id), string(project)).Scan(&target, &state, &node); err != nil {
+			return translate(err)
+		}
+		if node.Valid && state == string(ringback.DeliveryPending) {
+			target = ""
+			return nil
+		}
+		if err := t.exec(`UPDATE deliveries SET state = 'pending', due = ?, begun = ?, updated = ?, node = NULL WHERE id = ?`,
+			micros(by.At), micros(by.At), micros(by.At), string(id)); err != nil {
+			return err
+		}
+		return t.audit(by, project, "delivery.resend", id, "")
+	}, func() {
+		if target != "" {
+			s.memory.sooner(target, by.At)
+		}
 	})
+	if err != nil {
+		return fmt.Errorf("resend delivery %s: %w", id, err)
+	}
+	return nil
 }

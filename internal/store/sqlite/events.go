@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"fmt"
 
 	"ringback.dev"
@@ -11,62 +12,91 @@ import (
 
 // AddEvent implements store.Events.
 func (s *Store) AddEvent(ctx context.Context, h *store.Happening) error {
-	err := s.writer.submit(ctx, func(t *tx) error { return insertHappening(t, h) }, func() { s.noteDue(h) })
+	err := s.writer.submit(ctx, func(t *tx) error { return insertHappenings(t, h) }, func() { s.noteDue(h) })
 	if err != nil {
 		return fmt.Errorf("add event %s: %w", h.Event.ID, err)
 	}
 	return nil
 }
 
-// insertHappening stores an event and its deliveries, and sets the event's Seq.
-func insertHappening(t *tx, h *store.Happening) error {
-	e := &h.Event
-	job := any(nil)
-	if e.Job != "" {
-		job = string(e.Job)
-	}
-	t.w.seq++
-	e.Seq = t.w.seq
-	t.events.add(e.Seq, string(e.ID), string(e.Project), string(e.Type), job, e.Body, micros(e.Created))
-	for i := range h.Deliveries {
-		d := &h.Deliveries[i]
-		token, node := int64(0), any(nil)
-		if d.Lease != nil {
-			token, node = d.Lease.Token, d.Lease.Node
+// insertHappenings stores events and their deliveries, and sets the events' Seq.
+func insertHappenings(t *tx, all ...*store.Happening) error {
+	for _, h := range all {
+		e := &h.Event
+		job, skipped := any(nil), any(nil)
+		if e.Job != "" {
+			job = string(e.Job)
 		}
-		t.deliveries.add(string(d.ID), e.Seq, string(d.Project), d.Target, string(d.Endpoint), string(ringback.DeliveryPending), 0,
-			micros(d.Due), token, node, micros(d.Created), micros(d.Created))
+		if len(e.Skipped) > 0 {
+			b, err := json.Marshal(e.Skipped)
+			if err != nil {
+				return err
+			}
+			skipped = string(b)
+		}
+		t.w.seq++
+		e.Seq = t.w.seq
+		t.events.add(e.Seq, string(e.ID), string(e.Project), string(e.Type), job, e.Body, micros(e.Created), skipped)
+		for i := range h.Deliveries {
+			d := &h.Deliveries[i]
+			token, node := int64(0), any(nil)
+			if d.Lease != nil {
+				token, node = d.Lease.Token, d.Lease.Node
+			}
+			uri, scheme := any(nil), any(nil)
+			if d.URI != "" {
+				uri, scheme = d.URI, string(d.Scheme)
+			}
+			t.deliveries.add(string(d.ID), e.Seq, string(d.Project), d.Target, string(d.Endpoint), uri, scheme,
+				string(ringback.DeliveryPending), 0, micros(d.Due), token, node, micros(d.Created), micros(d.Created))
+		}
 	}
 	return nil
 }
 
 // noteDue tells the memory of new deliveries.
-func (s *Store) noteDue(h *store.Happening) {
-	if h == nil {
-		return
-	}
-	for i := range h.Deliveries {
-		s.memory.sooner(h.Deliveries[i].Target, h.Deliveries[i].Due)
+func (s *Store) noteDue(all ...*store.Happening) {
+	for _, h := range all {
+		for i := range h.Deliveries {
+			s.memory.sooner(h.Deliveries[i].Target, h.Deliveries[i].Due)
+		}
 	}
 }
 
-const eventColumns = `seq, id, project, type, coalesce(job, ''), body, created`
+const eventColumns = `seq, id, project, type, coalesce(job, ''), body, created, skipped`
 
 func scanEvent(r scanner) (e ringback.Event, err error) {
 	var created sql.NullInt64
-	err = r.Scan(&e.Seq, &e.ID, &e.Project, &e.Type, &e.Job, &e.Body, &created)
+	var skipped []byte
+	err = r.Scan(&e.Seq, &e.ID, &e.Project, &e.Type, &e.Job, &e.Body, &created, &skipped)
 	e.Created = instant(created)
+	if err == nil && skipped != nil {
+		err = json.Unmarshal(skipped, &e.Skipped)
+	}
 	return e, err
 }
 
 // EventsAfter implements store.Events.
-func (s *Store) EventsAfter(ctx context.Context, project ringback.ID, after int64, limit int) ([]ringback.Event, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT `+eventColumns+` FROM events
-		WHERE seq > ? AND project = ? ORDER BY seq LIMIT ?`, after, string(project), limit)
+func (s *Store) EventsAfter(ctx context.Context, project ringback.ID, f store.EventFilter, after int64, limit int) ([]ringback.Event, error) {
+	q := where{text: `project = ? AND seq > ?`, args: []any{string(project), after}}
+	q.types("type", f.Types)
+	if f.Job != "" {
+		q.and(`job = ?`, string(f.Job))
+	}
+	rows, err := s.read.QueryContext(ctx, `SELECT `+eventColumns+` FROM events WHERE `+q.text+` ORDER BY seq LIMIT ?`, append(q.args, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list events: %w", translate(err))
 	}
 	return collect(rows, "list events", scanEvent)
+}
+
+// Event implements store.Events.
+func (s *Store) Event(ctx context.Context, project, id ringback.ID) (ringback.Event, error) {
+	e, err := scanEvent(s.read.QueryRowContext(ctx, `SELECT `+eventColumns+` FROM events WHERE id = ? AND project = ?`, string(id), string(project)))
+	if err != nil {
+		return e, fmt.Errorf("event %s: %w", id, translate(err))
+	}
+	return e, nil
 }
 
 // JobEvents implements store.Events.

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -16,10 +17,18 @@ func (s *Store) CreateJob(ctx context.Context, j *ringback.Job, lease *ringback.
 	if lease != nil {
 		due, token, node, runs = lease.Until, lease.Token, lease.Node, 1
 	}
+	webhooks := any(nil)
+	if j.Webhooks != nil {
+		b, err := json.Marshal(j.Webhooks)
+		if err != nil {
+			return fmt.Errorf("create job %s: %w", j.ID, err)
+		}
+		webhooks = string(b)
+	}
 	err := s.writer.submit(ctx, func(t *tx) error {
-		if err := t.exec(`INSERT INTO jobs (id, project, kind, state, model, spec, created, updated)
-			VALUES (?, ?, ?, 'pending', ?, ?, ?, ?)`,
-			string(j.ID), string(j.Project), string(j.Kind), j.Model, []byte(j.Spec), micros(j.Created), micros(j.Created)); err != nil {
+		if err := t.exec(`INSERT INTO jobs (id, project, kind, state, model, spec, webhooks, created, updated)
+			VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?)`,
+			string(j.ID), string(j.Project), string(j.Kind), j.Model, []byte(j.Spec), webhooks, micros(j.Created), micros(j.Created)); err != nil {
 			return err
 		}
 		return t.exec(`INSERT INTO job_queue (id, due, lease, node, runs, started) VALUES (?, ?, ?, ?, ?, ?)`,
@@ -31,22 +40,32 @@ func (s *Store) CreateJob(ctx context.Context, j *ringback.Job, lease *ringback.
 	return nil
 }
 
-const jobColumns = `j.id, j.project, j.kind, j.state, j.model, j.spec, j.output, j.failure_code, j.failure_message,
+const (
+	jobColumns = `j.id, j.project, j.kind, j.state, j.model, j.spec, j.output, ` + jobRest
+	// jobSummary leaves out what can be large.
+	jobSummary = `j.id, j.project, j.kind, j.state, j.model, NULL, NULL, ` + jobRest
+	jobRest    = `j.failure_code, j.failure_message, j.webhooks,
 	coalesce(q.runs, j.runs), j.created, coalesce(q.started, j.started), j.updated, j.ended, q.node`
+)
 
 func scanJob(r scanner) (*ringback.Job, error) {
 	var (
 		j                                ringback.Job
-		spec, output                     []byte
+		spec, output, webhooks           []byte
 		code, message, node              sql.NullString
 		created, started, updated, ended sql.NullInt64
 	)
-	err := r.Scan(&j.ID, &j.Project, &j.Kind, &j.State, &j.Model, &spec, &output, &code, &message,
+	err := r.Scan(&j.ID, &j.Project, &j.Kind, &j.State, &j.Model, &spec, &output, &code, &message, &webhooks,
 		&j.Runs, &created, &started, &updated, &ended, &node)
 	if err != nil {
 		return nil, err
 	}
 	j.Spec, j.Output = spec, output
+	if webhooks != nil {
+		if err := json.Unmarshal(webhooks, &j.Webhooks); err != nil {
+			return nil, fmt.Errorf("webhooks of job %s: %w", j.ID, err)
+		}
+	}
 	if code.Valid {
 		j.Failure = &ringback.Failure{Code: code.String, Message: message.String}
 	}
@@ -193,11 +212,8 @@ func (s *Store) EndJob(ctx context.Context, id ringback.ID, lease *ringback.Leas
 		if err := t.exec(`DELETE FROM job_queue WHERE id = ?`, string(id)); err != nil {
 			return err
 		}
-		if end.Happening == nil {
-			return nil
-		}
-		return insertHappening(t, end.Happening)
-	}, func() { s.noteDue(end.Happening) })
+		return insertHappenings(t, end.Happenings...)
+	}, func() { s.noteDue(end.Happenings...) })
 	if err != nil {
 		return fmt.Errorf("end job %s: %w", id, err)
 	}
@@ -230,6 +246,37 @@ func (s *Store) DeleteJob(ctx context.Context, project, id ringback.ID) error {
 	}, nil)
 	if err != nil {
 		return fmt.Errorf("delete job %s: %w", id, err)
+	}
+	return nil
+}
+
+// StalledJobs implements store.Jobs.
+func (s *Store) StalledJobs(ctx context.Context, before time.Time, limit int) ([]*ringback.Job, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT `+jobSummary+` FROM job_queue q JOIN jobs j ON j.id = q.id
+		WHERE q.stalled IS NULL AND j.created < ? ORDER BY j.created LIMIT ?`, micros(before), limit)
+	if err != nil {
+		return nil, fmt.Errorf("look for stalled jobs: %w", translate(err))
+	}
+	return collect(rows, "stalled jobs", scanJob)
+}
+
+// MarkStalled implements store.Jobs.
+func (s *Store) MarkStalled(ctx context.Context, id ringback.ID, h *store.Happening) error {
+	err := s.writer.submit(ctx, func(t *tx) error {
+		n, err := t.change(`UPDATE job_queue SET stalled = ? WHERE id = ? AND stalled IS NULL`, micros(h.Event.Created), string(id))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			if err := translate(t.row(`SELECT 1 FROM jobs WHERE id = ?`, string(id)).Scan(&n)); err != nil {
+				return err
+			}
+			return &ringback.Error{Code: ringback.FailedPrecondition, Message: "the job has ended or is marked already"}
+		}
+		return insertHappenings(t, h)
+	}, func() { s.noteDue(h) })
+	if err != nil {
+		return fmt.Errorf("mark job %s as stalled: %w", id, err)
 	}
 	return nil
 }

@@ -15,7 +15,9 @@ import (
 // loaded at the start and changed only by the writer, after the commit.
 type memory struct {
 	mu        sync.RWMutex
+	known     map[ringback.ID]ringback.Project
 	keys      map[string]ringback.APIKey // By hash.
+	signing   []ringback.SigningKey      // Oldest first; replaced, never changed.
 	endpoints map[ringback.ID]*ringback.Endpoint
 	// projects holds each project's endpoints, oldest first. A slice is replaced,
 	// never changed.
@@ -23,6 +25,8 @@ type memory struct {
 	// due holds, for each target with pending deliveries, a time not later than
 	// the earliest due one.
 	due map[string]time.Time
+	// health holds the endpoints that fail.
+	health map[ringback.ID]ringback.Health
 }
 
 func (m *memory) load(ctx context.Context, db *sql.DB) error {
@@ -30,7 +34,19 @@ func (m *memory) load(ctx context.Context, db *sql.DB) error {
 	m.endpoints = make(map[ringback.ID]*ringback.Endpoint)
 	m.projects = make(map[ringback.ID][]*ringback.Endpoint)
 	m.due = make(map[string]time.Time)
+	m.health = make(map[ringback.ID]ringback.Health)
+	m.known = make(map[ringback.ID]ringback.Project)
+	if err := m.loadProjects(ctx, db); err != nil {
+		return err
+	}
 	if err := m.loadKeys(ctx, db); err != nil {
+		return err
+	}
+	rows, err := db.QueryContext(ctx, `SELECT `+signingKeyColumns+` FROM signing_keys ORDER BY created, id`)
+	if err != nil {
+		return err
+	}
+	if m.signing, err = collect(rows, "signing keys", scanSigningKey); err != nil {
 		return err
 	}
 	if err := m.loadEndpoints(ctx, db); err != nil {
@@ -39,19 +55,36 @@ func (m *memory) load(ctx context.Context, db *sql.DB) error {
 	return m.loadDue(ctx, db)
 }
 
+func (m *memory) loadProjects(ctx context.Context, db *sql.DB) error {
+	rows, err := db.QueryContext(ctx, `SELECT id, name, dynamic_signature, audience, created FROM projects`)
+	if err != nil {
+		return err
+	}
+	all, err := collect(rows, "projects", func(r scanner) (p ringback.Project, err error) {
+		var created sql.NullInt64
+		err = r.Scan(&p.ID, &p.Name, &p.DynamicSignature, &p.Audience, &created)
+		p.Created = instant(created)
+		return p, err
+	})
+	for _, p := range all {
+		m.known[p.ID] = p
+	}
+	return err
+}
+
 func (m *memory) loadKeys(ctx context.Context, db *sql.DB) error {
-	rows, err := db.QueryContext(ctx, `SELECT id, project, name, prefix, hash, created FROM api_keys`)
+	rows, err := db.QueryContext(ctx, `SELECT id, project, name, prefix, hash, created, last_used FROM api_keys`)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var k ringback.APIKey
-		var created sql.NullInt64
-		if err := rows.Scan(&k.ID, &k.Project, &k.Name, &k.Prefix, &k.Hash, &created); err != nil {
+		var created, used sql.NullInt64
+		if err := rows.Scan(&k.ID, &k.Project, &k.Name, &k.Prefix, &k.Hash, &created, &used); err != nil {
 			return err
 		}
-		k.Created = instant(created)
+		k.Created, k.LastUsed = instant(created), instant(used)
 		m.keys[string(k.Hash)] = k
 	}
 	return rows.Err()
@@ -71,7 +104,25 @@ func (m *memory) loadEndpoints(ctx context.Context, db *sql.DB) error {
 		m.endpoints[e.ID] = e
 		m.projects[e.Project] = append(m.projects[e.Project], e)
 	}
-	return rows.Err()
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	failing, err := db.QueryContext(ctx, `SELECT id, failing_since, failures FROM endpoints WHERE failing_since IS NOT NULL`)
+	if err != nil {
+		return err
+	}
+	defer failing.Close()
+	for failing.Next() {
+		var id ringback.ID
+		var since sql.NullInt64
+		var h ringback.Health
+		if err := failing.Scan(&id, &since, &h.Failures); err != nil {
+			return err
+		}
+		h.FailingSince = instant(since)
+		m.health[id] = h
+	}
+	return failing.Err()
 }
 
 // loadDue walks the index from target to target; it never reads the million
@@ -123,6 +174,7 @@ func (m *memory) removeEndpoint(project, id ringback.ID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.endpoints, id)
+	delete(m.health, id)
 	m.projects[project] = slices.DeleteFunc(slices.Clone(m.projects[project]),
 		func(x *ringback.Endpoint) bool { return x.ID == id })
 }
@@ -131,6 +183,34 @@ func (m *memory) endpoint(id ringback.ID) *ringback.Endpoint {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.endpoints[id]
+}
+
+// failed counts a failed attempt of an endpoint.
+func (m *memory) failed(id ringback.ID, at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.endpoints[id] == nil {
+		return
+	}
+	h := m.health[id]
+	if h.FailingSince.IsZero() {
+		h.FailingSince = at
+	}
+	h.Failures++
+	m.health[id] = h
+}
+
+// healthy forgets an endpoint's failures.
+func (m *memory) healthy(id ringback.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.health, id)
+}
+
+func (m *memory) healthOf(id ringback.ID) ringback.Health {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.health[id]
 }
 
 // sooner notes that a target has a delivery due at due.
@@ -169,13 +249,22 @@ func (m *memory) dueTargets(now time.Time) []string {
 	return targets
 }
 
-// nextDue is the earliest due time of a target that is not paused.
-func (m *memory) nextDue() time.Time {
+// nextDue is the earliest time at which a target that is not paused is due and
+// not held back.
+func (m *memory) nextDue(hold func(target string) time.Time) time.Time {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	var next time.Time
 	for target, due := range m.due {
-		if (next.IsZero() || due.Before(next)) && !m.paused(target) {
+		if m.paused(target) {
+			continue
+		}
+		if hold != nil {
+			if until := hold(target); until.After(due) {
+				due = until
+			}
+		}
+		if next.IsZero() || due.Before(next) {
 			next = due
 		}
 	}

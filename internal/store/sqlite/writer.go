@@ -240,9 +240,9 @@ func (b *bulk) add(args ...any) {
 type many struct{ head, tail string }
 
 var (
-	insertEvents     = many{head: `INSERT INTO events (seq, id, project, type, job, body, created) VALUES `}
+	insertEvents     = many{head: `INSERT INTO events (seq, id, project, type, job, body, created, skipped) VALUES `}
 	insertDeliveries = many{head: `INSERT INTO deliveries
-		(id, event, project, target, endpoint, state, attempts, due, lease, node, created, updated) VALUES `}
+		(id, event, project, target, endpoint, uri, scheme, state, attempts, due, lease, node, created, updated) VALUES `}
 	insertAttempts = many{head: `INSERT INTO attempts
 		(delivery, number, started, status, answer, dns, connect, tls, first_byte, total, reason, error) VALUES `}
 	// A row of outcomes: id, lease, state, attempts, due, reason, updated.

@@ -97,10 +97,12 @@ func (s *suite) reopen() {
 	s.st = s.open()
 }
 
+func (s *suite) by() store.By { return store.By{Actor: "key_test", At: s.now} }
+
 func (s *suite) project(id ringback.ID) {
 	s.Helper()
-	s.ok(s.st.CreateProject(s.ctx, ringback.Project{ID: id, Name: "project " + string(id), Created: s.now},
-		ringback.APIKey{ID: "key_" + id, Project: id, Name: "first", Prefix: "rbk_x", Hash: []byte("hash of " + id), Created: s.now}))
+	s.ok(s.st.CreateProject(s.ctx, ringback.Project{ID: id, Name: "project " + string(id), DynamicSignature: ringback.JWT, Created: s.now},
+		&ringback.APIKey{ID: "key_" + id, Project: id, Name: "first", Prefix: "rbk_x", Hash: []byte("hash of " + id), Created: s.now}, s.by()))
 }
 
 func (s *suite) newJob() *ringback.Job {
@@ -128,7 +130,7 @@ func (s *suite) endpoint(project ringback.ID) *ringback.Endpoint {
 		Events: []ringback.EventType{ringback.InteractionCompleted}, State: ringback.Enabled,
 		Secrets: []ringback.Secret{{Sealed: []byte{1, 2, 3}, Truncated: "whsec_...abc=", Created: s.now}},
 		Created: s.now, Updated: s.now}
-	s.ok(s.st.CreateEndpoint(s.ctx, e))
+	s.ok(s.st.CreateEndpoint(s.ctx, e, s.by()))
 	return e
 }
 
@@ -139,7 +141,7 @@ func (s *suite) happening(job ringback.ID, to ...*ringback.Endpoint) *store.Happ
 	for _, e := range to {
 		h.Deliveries = append(h.Deliveries, store.NewDelivery{Delivery: ringback.Delivery{
 			ID: ringback.NewID("msg", s.now), Event: h.Event.ID, Project: e.Project, Target: string(e.ID), Endpoint: e.ID,
-			State: ringback.DeliveryPending, Due: s.now, Created: s.now, Updated: s.now}})
+			State: ringback.DeliveryPending, Due: s.now, Begun: s.now, Created: s.now, Updated: s.now}})
 	}
 	return h
 }
@@ -151,10 +153,10 @@ func (s *suite) add(to ...*ringback.Endpoint) *store.Happening {
 	return h
 }
 
-func (s *suite) claim(limit int, room func(string) int) []store.ClaimedDelivery {
+func (s *suite) claim(limit int, room func(string, *ringback.Endpoint) int) []store.ClaimedDelivery {
 	s.Helper()
 	if room == nil {
-		room = func(string) int { return limit }
+		room = func(string, *ringback.Endpoint) int { return limit }
 	}
 	c, err := s.st.ClaimDeliveries(s.ctx, node, s.now, s.now.Add(30*time.Second), limit, room)
 	s.ok(err)
@@ -171,13 +173,13 @@ func (s *suite) record(c store.ClaimedDelivery, state ringback.DeliveryState, du
 func testProjects(s *suite) {
 	all, err := s.st.Projects(s.ctx)
 	s.ok(err)
-	s.same(all, []ringback.Project{{ID: "p1", Name: "project p1", Created: s.now}})
+	s.same(all, []ringback.Project{{ID: "p1", Name: "project p1", DynamicSignature: ringback.JWT, Created: s.now}})
 	k, err := s.st.KeyByHash(s.ctx, []byte("hash of p1"))
 	s.ok(err)
 	s.same(k.Project, ringback.ID("p1"))
 	_, err = s.st.KeyByHash(s.ctx, []byte("no such"))
 	s.fails(err, ringback.NotFound)
-	s.fails(s.st.CreateProject(s.ctx, ringback.Project{ID: "p1", Created: s.now}, ringback.APIKey{ID: "key_2", Hash: []byte{1}}), ringback.AlreadyExists)
+	s.fails(s.st.CreateProject(s.ctx, ringback.Project{ID: "p1", Created: s.now}, &ringback.APIKey{ID: "key_2", Hash: []byte{1}}, s.by()), ringback.AlreadyExists)
 	_, err = s.st.KeyByHash(s.ctx, []byte{1})
 	s.fails(err, ringback.NotFound)
 }
@@ -235,7 +237,7 @@ func testStaleJobLease(s *suite) {
 	s.now = s.now.Add(time.Minute)
 	second := s.claimJobs(1)[0]
 	ep := s.endpoint("p1")
-	s.fails(s.st.EndJob(s.ctx, j.ID, &first.Lease, &store.End{State: ringback.Completed, At: s.now, Happening: s.happening(j.ID, ep)}), ringback.Stale)
+	s.fails(s.st.EndJob(s.ctx, j.ID, &first.Lease, &store.End{State: ringback.Completed, At: s.now, Happenings: []*store.Happening{s.happening(j.ID, ep)}}), ringback.Stale)
 	events, err := s.st.JobEvents(s.ctx, "p1", j.ID)
 	s.ok(err)
 	s.same(len(events), 0)
@@ -273,13 +275,13 @@ func testEndJobIsOneStep(s *suite) {
 	// The event's id is taken: nothing of the end may remain.
 	bad := s.happening(j.ID, ep)
 	bad.Event.ID = taken.Event.ID
-	s.fails(s.st.EndJob(s.ctx, j.ID, &c.Lease, &store.End{State: ringback.Completed, At: s.now, Happening: bad}), ringback.AlreadyExists)
+	s.fails(s.st.EndJob(s.ctx, j.ID, &c.Lease, &store.End{State: ringback.Completed, At: s.now, Happenings: []*store.Happening{bad}}), ringback.AlreadyExists)
 	got, err := s.st.Job(s.ctx, "p1", j.ID)
 	s.ok(err)
 	s.same(got.State, ringback.Running)
 
 	h := s.happening(j.ID, ep)
-	s.ok(s.st.EndJob(s.ctx, j.ID, &c.Lease, &store.End{State: ringback.Completed, At: s.now, Happening: h}))
+	s.ok(s.st.EndJob(s.ctx, j.ID, &c.Lease, &store.End{State: ringback.Completed, At: s.now, Happenings: []*store.Happening{h}}))
 	events, err := s.st.JobEvents(s.ctx, "p1", j.ID)
 	s.ok(err)
 	s.same(events, []ringback.Event{h.Event})
@@ -302,7 +304,7 @@ func testCancelWinsOnce(s *suite) {
 			}
 			h := s.happening(j.ID, ep)
 			wg.Go(func() {
-				errs[i] = s.st.EndJob(s.ctx, j.ID, lease, &store.End{State: ringback.Cancelled, At: s.now, Happening: h})
+				errs[i] = s.st.EndJob(s.ctx, j.ID, lease, &store.End{State: ringback.Cancelled, At: s.now, Happenings: []*store.Happening{h}})
 			})
 		}
 		wg.Wait()
@@ -377,7 +379,7 @@ func testConcurrentJobClaims(s *suite) {
 func testDeliveryLife(s *suite) {
 	ep := s.endpoint("p1")
 	h := s.add(ep)
-	next, err := s.st.NextDue(s.ctx)
+	next, err := s.st.NextDue(s.ctx, nil)
 	s.ok(err)
 	if next.After(s.now) {
 		s.Errorf("next due %v is later than %v", next, s.now)
@@ -432,7 +434,7 @@ func testLanes(s *suite) {
 	s.now = s.now.Add(time.Second)
 	s.add(quiet)
 	got := make(map[ringback.ID]int)
-	room := func(target string) int {
+	room := func(target string, _ *ringback.Endpoint) int {
 		if target == string(full.ID) {
 			return 0
 		}
@@ -443,7 +445,7 @@ func testLanes(s *suite) {
 	}
 	s.same(got, map[ringback.ID]int{loud.ID: 4, quiet.ID: 1})
 	s.same(len(s.claim(3, nil)), 3)
-	s.same(len(s.claim(1000, func(string) int { return 1000 })), 50+50-4-3)
+	s.same(len(s.claim(1000, func(string, *ringback.Endpoint) int { return 1000 })), 50+50-4-3)
 }
 
 func testConcurrentDeliveries(s *suite) {
@@ -523,11 +525,11 @@ func testEndpoints(s *suite) {
 	got, err := s.st.Endpoint(s.ctx, "p1", a.ID)
 	s.ok(err)
 	s.same(got, a)
-	s.fails(s.st.CreateEndpoint(s.ctx, a), ringback.AlreadyExists)
+	s.fails(s.st.CreateEndpoint(s.ctx, a, s.by()), ringback.AlreadyExists)
 
 	s.now = s.now.Add(time.Minute)
 	name, uri := "new", "https://example.com/new"
-	got, err = s.st.UpdateEndpoint(s.ctx, "p1", a.ID, store.EndpointPatch{Name: &name, URI: &uri, Events: []ringback.EventType{ringback.BatchFailed}}, s.now)
+	got, err = s.st.UpdateEndpoint(s.ctx, "p1", a.ID, store.EndpointPatch{Name: &name, URI: &uri, Events: []ringback.EventType{ringback.BatchFailed}}, s.by())
 	s.ok(err)
 	want := *a
 	want.Name, want.URI, want.Events, want.Updated = name, uri, []ringback.EventType{ringback.BatchFailed}, s.now
@@ -537,11 +539,11 @@ func testEndpoints(s *suite) {
 	s.ok(err)
 	s.same(list, []*ringback.Endpoint{&want, b})
 
-	s.ok(s.st.DeleteEndpoint(s.ctx, "p1", a.ID))
-	s.fails(s.st.DeleteEndpoint(s.ctx, "p1", a.ID), ringback.NotFound)
+	s.ok(s.st.DeleteEndpoint(s.ctx, "p1", a.ID, s.by()))
+	s.fails(s.st.DeleteEndpoint(s.ctx, "p1", a.ID, s.by()), ringback.NotFound)
 	_, err = s.st.Endpoint(s.ctx, "p1", a.ID)
 	s.fails(err, ringback.NotFound)
-	_, err = s.st.UpdateEndpoint(s.ctx, "p1", a.ID, store.EndpointPatch{Name: &name}, s.now)
+	_, err = s.st.UpdateEndpoint(s.ctx, "p1", a.ID, store.EndpointPatch{Name: &name}, s.by())
 	s.fails(err, ringback.NotFound)
 	list, err = s.st.ProjectEndpoints(s.ctx, "p1")
 	s.ok(err)
@@ -553,7 +555,7 @@ func testRotateSecret(s *suite) {
 	first := e.Secrets[0]
 	second := ringback.Secret{Sealed: []byte{4}, Truncated: "whsec_...2", Created: s.now}
 	day := s.now.Add(24 * time.Hour)
-	s.ok(s.st.RotateSecret(s.ctx, "p1", e.ID, second, day, s.now))
+	s.ok(s.st.RotateSecrets(s.ctx, "p1", e.ID, []ringback.Secret{second}, day, s.by()))
 	got, err := s.st.Endpoint(s.ctx, "p1", e.ID)
 	s.ok(err)
 	first.Expires = day
@@ -562,14 +564,14 @@ func testRotateSecret(s *suite) {
 	// A second rotation doesn't prolong what already expires.
 	s.now = s.now.Add(time.Hour)
 	third := ringback.Secret{Sealed: []byte{5}, Truncated: "whsec_...3", Created: s.now}
-	s.ok(s.st.RotateSecret(s.ctx, "p1", e.ID, third, s.now.Add(24*time.Hour), s.now))
+	s.ok(s.st.RotateSecrets(s.ctx, "p1", e.ID, []ringback.Secret{third}, s.now.Add(24*time.Hour), s.by()))
 	got, err = s.st.Endpoint(s.ctx, "p1", e.ID)
 	s.ok(err)
 	second.Expires = s.now.Add(24 * time.Hour)
 	s.same(got.Secrets, []ringback.Secret{third, second, first})
 
 	fourth := ringback.Secret{Sealed: []byte{6}, Truncated: "whsec_...4", Created: s.now}
-	s.ok(s.st.RotateSecret(s.ctx, "p1", e.ID, fourth, s.now, s.now))
+	s.ok(s.st.RotateSecrets(s.ctx, "p1", e.ID, []ringback.Secret{fourth}, s.now, s.by()))
 	s.reopen()
 	got, err = s.st.Endpoint(s.ctx, "p1", e.ID)
 	s.ok(err)
@@ -580,13 +582,13 @@ func testDisabledKeepsWaiting(s *suite) {
 	e := s.endpoint("p1")
 	h := s.add(e)
 	off, on := ringback.Disabled, ringback.Enabled
-	_, err := s.st.UpdateEndpoint(s.ctx, "p1", e.ID, store.EndpointPatch{State: &off}, s.now)
+	_, err := s.st.UpdateEndpoint(s.ctx, "p1", e.ID, store.EndpointPatch{State: &off}, s.by())
 	s.ok(err)
 	s.same(len(s.claim(10, nil)), 0)
 	s.reopen()
 	s.now = s.now.Add(time.Hour)
 	s.same(len(s.claim(10, nil)), 0)
-	_, err = s.st.UpdateEndpoint(s.ctx, "p1", e.ID, store.EndpointPatch{State: &on}, s.now)
+	_, err = s.st.UpdateEndpoint(s.ctx, "p1", e.ID, store.EndpointPatch{State: &on}, s.by())
 	s.ok(err)
 	c := s.claim(10, nil)
 	s.same(len(c), 1)
@@ -597,7 +599,7 @@ func testGoneDisables(s *suite) {
 	e := s.endpoint("p1")
 	s.add(e)
 	c := s.claim(1, nil)[0]
-	s.ok(s.st.RecordAttempt(s.ctx, c.Lease, &store.Outcome{State: ringback.DeliveryFailed, At: s.now, DisableEndpoint: e.ID,
+	s.ok(s.st.RecordAttempt(s.ctx, c.Lease, &store.Outcome{State: ringback.DeliveryFailed, At: s.now, Endpoint: e.ID, Disable: ringback.Disabled,
 		Attempt: ringback.Attempt{Delivery: c.ID, Number: 1, Started: s.now, Status: 410, Reason: "gone"}}))
 	got, err := s.st.Endpoint(s.ctx, "p1", e.ID)
 	s.ok(err)
@@ -607,7 +609,7 @@ func testGoneDisables(s *suite) {
 func testDeletedEndpointDrains(s *suite) {
 	e := s.endpoint("p1")
 	s.add(e)
-	s.ok(s.st.DeleteEndpoint(s.ctx, "p1", e.ID))
+	s.ok(s.st.DeleteEndpoint(s.ctx, "p1", e.ID, s.by()))
 	c := s.claim(10, nil)
 	s.same(len(c), 1)
 	if c[0].To != nil {
@@ -621,10 +623,10 @@ func testEventFeed(s *suite) {
 	for range 5 {
 		want = append(want, s.add().Event)
 	}
-	got, err := s.st.EventsAfter(s.ctx, "p1", 0, 3)
+	got, err := s.st.EventsAfter(s.ctx, "p1", store.EventFilter{}, 0, 3)
 	s.ok(err)
 	s.same(got, want[:3])
-	got, err = s.st.EventsAfter(s.ctx, "p1", got[2].Seq, 10)
+	got, err = s.st.EventsAfter(s.ctx, "p1", store.EventFilter{}, got[2].Seq, 10)
 	s.ok(err)
 	s.same(got, want[3:])
 }
@@ -639,14 +641,14 @@ func testProjectsAreApart(s *suite) {
 	s.fails(err, ringback.NotFound)
 	_, err = s.st.Endpoint(s.ctx, "p2", e.ID)
 	s.fails(err, ringback.NotFound)
-	_, err = s.st.UpdateEndpoint(s.ctx, "p2", e.ID, store.EndpointPatch{Name: &name}, s.now)
+	_, err = s.st.UpdateEndpoint(s.ctx, "p2", e.ID, store.EndpointPatch{Name: &name}, s.by())
 	s.fails(err, ringback.NotFound)
-	s.fails(s.st.RotateSecret(s.ctx, "p2", e.ID, ringback.Secret{}, s.now, s.now), ringback.NotFound)
-	s.fails(s.st.DeleteEndpoint(s.ctx, "p2", e.ID), ringback.NotFound)
+	s.fails(s.st.RotateSecrets(s.ctx, "p2", e.ID, []ringback.Secret{ringback.Secret{}}, s.now, s.by()), ringback.NotFound)
+	s.fails(s.st.DeleteEndpoint(s.ctx, "p2", e.ID, s.by()), ringback.NotFound)
 	s.fails(s.st.DeleteJob(s.ctx, "p2", j.ID), ringback.NotFound)
 	list, err := s.st.ProjectEndpoints(s.ctx, "p2")
 	s.ok(err)
-	events, err := s.st.EventsAfter(s.ctx, "p2", 0, 10)
+	events, err := s.st.EventsAfter(s.ctx, "p2", store.EventFilter{}, 0, 10)
 	s.ok(err)
 	deliveries, err := s.st.EventDeliveries(s.ctx, "p2", h.Event.ID)
 	s.ok(err)
@@ -666,7 +668,7 @@ func testReopenKeepsAll(s *suite) {
 		wg.Go(func() {
 			lease := ringback.Lease{Node: node, Token: 1, Until: s.now.Add(time.Minute)}
 			if err := errors.Join(s.st.CreateJob(s.ctx, j, &lease),
-				s.st.EndJob(s.ctx, j.ID, &lease, &store.End{State: ringback.Completed, At: s.now, Happening: h})); err != nil {
+				s.st.EndJob(s.ctx, j.ID, &lease, &store.End{State: ringback.Completed, At: s.now, Happenings: []*store.Happening{h}})); err != nil {
 				s.Error(err)
 			}
 		})
@@ -676,7 +678,7 @@ func testReopenKeepsAll(s *suite) {
 	k, err := s.st.KeyByHash(s.ctx, []byte("hash of p1"))
 	s.ok(err)
 	s.same(k.Prefix, "rbk_x")
-	events, err := s.st.EventsAfter(s.ctx, "p1", 0, 100)
+	events, err := s.st.EventsAfter(s.ctx, "p1", store.EventFilter{}, 0, 100)
 	s.ok(err)
 	s.same(len(events), n)
 	s.same(len(s.claim(100, nil)), n)
