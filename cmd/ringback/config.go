@@ -24,6 +24,7 @@ type settings struct {
 // complete adds what only the file and the environment hold.
 func (s *settings) complete() error {
 	s.MasterKey = os.Getenv("RINGBACK_MASTER_KEY")
+	s.OperatorKey = os.Getenv("RINGBACK_OPERATOR_KEY")
 	if s.ConfigFile == "" {
 		return nil
 	}
@@ -76,6 +77,13 @@ func loadFile(r io.Reader) (kong.Resolver, error) {
 		v, ok := values[strings.ReplaceAll(flag.Name, "-", "_")]
 		if v.Kind == yaml.AliasNode {
 			v = *v.Alias
+		}
+		if v.Kind == yaml.SequenceNode {
+			items := make([]string, len(v.Content))
+			for i, item := range v.Content {
+				items[i] = item.Value
+			}
+			return strings.Join(items, ","), nil
 		}
 		if !ok || v.Kind != yaml.ScalarNode || v.Tag == "!!null" {
 			return nil, nil

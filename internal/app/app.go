@@ -49,6 +49,9 @@ type App struct {
 	dispatcher *deliver.Dispatcher
 	callbacks  *http.Client
 	hints      bus.Bus
+	signing    *signing
+	used       keysUsed
+	closing    chan struct{} // Closed when Run begins to stop.
 	listener   net.Listener
 	server     *http.Server
 }
@@ -59,10 +62,11 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	if c.Dev {
 		c.AllowHTTPCallbacks, c.AllowPrivateCallbacks = true, true
 	}
-	if err := c.Check(); err != nil {
+	c = c.withDefaults()
+	if err := c.check(); err != nil {
 		return nil, err
 	}
-	a := &App{config: c, log: log}
+	a := &App{config: c, log: log, closing: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			a.Close()
@@ -89,18 +93,23 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
-	outside := egress.Options{AllowHTTP: c.AllowHTTPCallbacks, AllowPrivate: c.AllowPrivateCallbacks, MaxIdlePerHost: c.PerTargetInFlight}
-	a.callbacks = egress.Client(outside)
-	a.dispatcher = deliver.New(deliver.Config{
-		Store: a.store, Secrets: a.secrets, Transport: a.callbacks.Transport, Node: node, Backoff: ringback.DefaultBackoff(),
-		MaxInFlight: c.MaxInFlight, PerTarget: c.PerTargetInFlight, Timeout: c.DeliveryTimeout,
-		RequireHTTPS: !c.AllowHTTPCallbacks, Log: log,
-	})
-	emitter := emit.New(a.store, a.dispatcher, &a.hints, node, a.dispatcher.Lease)
-	a.runner = work.New(work.Config{Store: a.store, Emit: emitter, Backend: models, Node: node, MaxRunning: c.MaxRunning, Log: log})
 	if a.listener, err = listen(c.Listen); err != nil {
 		return nil, err
 	}
+	a.signing = &signing{store: a.store, secret: a.secrets, issuer: strings.TrimRight(c.PublicURL, "/"), maxAge: c.SigningKeyAge, now: time.Now, opened: make(map[string]openKey)}
+	if a.signing.issuer == "" {
+		a.signing.issuer = a.URL()
+	}
+	outside := egress.Options{AllowHTTP: c.AllowHTTPCallbacks, AllowPrivate: c.AllowPrivateCallbacks, MaxIdlePerHost: c.PerTargetInFlight}
+	a.callbacks = egress.Client(outside)
+	a.dispatcher = deliver.New(deliver.Config{
+		Store: a.store, Secrets: a.secrets, Tokens: a.signing, Transport: a.callbacks.Transport, Hints: &a.hints, Node: node, Backoff: c.backoff(),
+		MaxInFlight: c.MaxInFlight, PerTarget: c.PerTargetInFlight, Timeout: c.DeliveryTimeout, CatchUpRate: c.CatchUpRate,
+		DisableAfter: c.DisableAfter, RequireHTTPS: !c.AllowHTTPCallbacks, Log: log,
+	})
+	emitter := emit.New(a.store, a.dispatcher, &a.hints, node, a.dispatcher.Lease)
+	a.runner = work.New(work.Config{Store: a.store, Emit: emitter, Backend: models, Node: node, MaxRunning: c.MaxRunning,
+		StallAfter: c.StallAfter, Hints: &a.hints, Log: log})
 	// Only now that nothing is left to go wrong: the key of the first project is
 	// shown once, so a start that fails must not make it.
 	if err := a.firstProject(ctx, time.Now()); err != nil {
@@ -109,7 +118,10 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	apiConfig := api.Config{
 		Store: a.store, Runner: a.runner, Pinger: emitter, Backend: models, Secrets: a.secrets,
 		CheckURI: func(uri string) error { return egress.CheckURI(uri, outside) },
-		MaxBody:  c.MaxRequestBytes, Log: log,
+		MaxBody:  c.MaxRequestBytes, Used: a.used.note, JWKS: a.signing.jwks, Log: log,
+	}
+	if c.OperatorKey != "" {
+		apiConfig.OperatorKey = keyring.HashKey(c.OperatorKey)
 	}
 	if c.Dev {
 		apiConfig.AnyKey = a.project
@@ -237,9 +249,12 @@ func (a *App) Run(ctx context.Context) error {
 	loops, ctx := errgroup.WithContext(ctx)
 	loops.Go(func() error { return a.runner.Run(ctx) })
 	loops.Go(func() error { return a.dispatcher.Run(ctx) })
+	loops.Go(func() error { return a.upkeep(ctx) })
+	loops.Go(func() error { return a.replays(ctx) })
 	loops.Go(func() error { return serve(a.server, a.listener) })
 	loops.Go(func() error {
 		<-ctx.Done()
+		close(a.closing)
 		grace, cancel := context.WithTimeout(context.Background(), a.config.Grace)
 		defer cancel()
 		if err := a.server.Shutdown(grace); err != nil {

@@ -3,10 +3,13 @@ package app
 import (
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path"
+	"strings"
 	"time"
 
+	"ringback.dev"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/backend/emulator"
 	"ringback.dev/internal/backend/openai"
@@ -20,11 +23,21 @@ type Config struct {
 	Listen string `yaml:"listen" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Address to serve on. Port 0 picks a free one."`
 	Data   string `yaml:"data" default:"./ringback-data" placeholder:"DIR" help:"Folder that holds everything: database and master key."`
 
+	PublicURL string `yaml:"public_url" name:"public-url" placeholder:"URL" help:"Address by which clients and receivers reach this server, such as https://ringback.example.com. It is the issuer of tokens."`
+
 	AllowHTTPCallbacks    bool          `yaml:"allow_http_callbacks" name:"allow-http-callbacks" help:"Allow webhooks with plain http addresses."`
 	AllowPrivateCallbacks bool          `yaml:"allow_private_callbacks" help:"Allow webhooks to loopback, private and other special addresses."`
 	DeliveryTimeout       time.Duration `yaml:"delivery_timeout" default:"15s" help:"How long one attempt of a callback may take, 1s to 30s."`
-	MaxInFlight           int           `yaml:"max_in_flight" default:"512" help:"Callbacks under way at once."`
-	PerTargetInFlight     int           `yaml:"per_target_in_flight" default:"64" help:"Callbacks under way at once to one webhook."`
+	MaxInFlight           int           `yaml:"max_in_flight" default:"1024" help:"Callbacks under way at once. Half of them is kept for webhooks that answer."`
+	PerTargetInFlight     int           `yaml:"per_target_in_flight" default:"64" help:"Callbacks under way at once to one webhook, at most; how many there are depends on how it answers."`
+
+	RetryWindow   time.Duration   `yaml:"retry_window" default:"24h" help:"How long a callback is tried again, 1m to 168h."`
+	RetrySchedule []time.Duration `yaml:"retry_schedule" default:"5s,30s,2m,10m,30m,1h,2h" help:"Waits after the first, second, … attempt of a callback, each ±20 %; the last one repeats."`
+	CatchUpRate   float64         `yaml:"catch_up_rate" default:"100" help:"Callbacks per second to a webhook that was enabled again, until what waited for it is sent."`
+	DisableAfter  time.Duration   `yaml:"disable_after" default:"24h" help:"A webhook is disabled when all its callbacks, at least 10, have failed for so long."`
+	StallAfter    time.Duration   `yaml:"stall_after" default:"1h" help:"Age at which a job that has not ended causes the event job.stalled."`
+	Retention     time.Duration   `yaml:"retention" default:"720h" help:"How long events and the log of their deliveries are kept, at least the retry window."`
+	SigningKeyAge time.Duration   `yaml:"signing_key_age" default:"2160h" help:"Age at which the key that signs callbacks to per-request addresses is replaced."`
 
 	MaxRunning      int   `yaml:"max_running" default:"256" help:"Background jobs that run at once."`
 	MaxRequestBytes int64 `yaml:"max_request_bytes" default:"20971520" help:"Largest request body that is accepted."`
@@ -45,6 +58,8 @@ type Config struct {
 	// Dev makes a server for development: any API key, loopback callbacks, a
 	// receiver at /inbox.
 	Dev bool `yaml:"-" kong:"-"`
+	// OperatorKey, if not empty, is accepted as an operator's key.
+	OperatorKey string `yaml:"-" kong:"-"`
 	// MasterKey is the master key's text; empty means the file in Data.
 	MasterKey string `yaml:"-" kong:"-"`
 }
@@ -74,17 +89,72 @@ type ModelRoute struct {
 	As string `yaml:"as"`
 }
 
+// withDefaults sets what is zero and has a default that is not.
+func (c Config) withDefaults() Config {
+	for _, d := range []struct {
+		value    *time.Duration
+		standard time.Duration
+	}{
+		{&c.RetryWindow, 24 * time.Hour}, {&c.DisableAfter, 24 * time.Hour}, {&c.StallAfter, time.Hour},
+		{&c.Retention, 30 * 24 * time.Hour}, {&c.SigningKeyAge, 90 * 24 * time.Hour},
+	} {
+		if *d.value == 0 {
+			*d.value = d.standard
+		}
+	}
+	if c.RetrySchedule == nil {
+		c.RetrySchedule = ringback.DefaultBackoff().Delays
+	}
+	if c.CatchUpRate == 0 {
+		c.CatchUpRate = 100
+	}
+	return c
+}
+
 // Check finds what is wrong with a configuration. Errors name the key and what
 // would be right.
 func (c *Config) Check() error {
+	set := c.withDefaults()
+	return set.check()
+}
+
+func (c *Config) check() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen: %q is not HOST:PORT, for example 127.0.0.1:8080", c.Listen)
 	}
 	if c.Data == "" {
 		return fmt.Errorf("data: a folder is required")
 	}
-	if c.DeliveryTimeout < time.Second || c.DeliveryTimeout > 30*time.Second {
-		return fmt.Errorf("delivery_timeout: %s is not between 1s and 30s", c.DeliveryTimeout)
+	if c.PublicURL != "" {
+		if u, err := url.Parse(c.PublicURL); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+			return fmt.Errorf("public_url: %q is not an address such as https://ringback.example.com", c.PublicURL)
+		}
+	}
+	for _, d := range []struct {
+		key              string
+		value, low, high time.Duration
+	}{
+		{"delivery_timeout", c.DeliveryTimeout, time.Second, 30 * time.Second},
+		{"retry_window", c.RetryWindow, time.Minute, 7 * 24 * time.Hour},
+		{"disable_after", c.DisableAfter, time.Hour, 30 * 24 * time.Hour},
+		{"stall_after", c.StallAfter, time.Second, 30 * 24 * time.Hour},
+		{"retention", c.Retention, c.RetryWindow, 10 * 365 * 24 * time.Hour},
+		{"signing_key_age", c.SigningKeyAge, time.Hour, 10 * 365 * 24 * time.Hour},
+	} {
+		if d.value < d.low || d.value > d.high {
+			return fmt.Errorf("%s: %s is not between %s and %s", d.key, short(d.value), short(d.low), short(d.high))
+		}
+	}
+	if len(c.RetrySchedule) == 0 || len(c.RetrySchedule) > 50 {
+		return fmt.Errorf("retry_schedule: give 1 to 50 waits, for example 5s,30s,2m")
+	}
+	for _, wait := range c.RetrySchedule {
+		if wait < time.Second || wait > 24*time.Hour {
+			return fmt.Errorf("retry_schedule: %s is not between 1s and 24h", short(wait))
+		}
+	}
+	if c.CatchUpRate <= 0 || c.CatchUpRate > 10_000 {
+		return fmt.Errorf("catch_up_rate: %g is not between 0 and 10000", c.CatchUpRate)
 	}
 	for _, n := range []struct {
 		key   string
@@ -100,6 +170,25 @@ func (c *Config) Check() error {
 	}
 	_, err := c.router()
 	return err
+}
+
+// short prints a duration without the minutes and seconds that are zero.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
+}
+
+// backoff is when callbacks are tried again.
+func (c *Config) backoff() ringback.Backoff {
+	b := ringback.DefaultBackoff()
+	b.Window, b.Delays = c.RetryWindow, c.RetrySchedule
+	return b
 }
 
 // router builds the back-ends and the routes to them.

@@ -1,0 +1,118 @@
+package app
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"ringback.dev"
+)
+
+const (
+	// upkeepEvery is how often the work is done that nobody waits for.
+	upkeepEvery = time.Minute
+	// sweepPage and replayPage bound the events of one step, and so how long
+	// others wait for it.
+	sweepPage, replayPage = 500, 500
+)
+
+// keysUsed notes when API keys were last used, in memory until upkeep stores it.
+type keysUsed struct {
+	mu   sync.Mutex
+	last map[ringback.ID]time.Time
+}
+
+func (k *keysUsed) note(id ringback.ID, at time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.last == nil {
+		k.last = make(map[ringback.ID]time.Time)
+	}
+	k.last[id] = at
+}
+
+func (k *keysUsed) take() map[ringback.ID]time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	used := maps.Clone(k.last)
+	clear(k.last)
+	return used
+}
+
+// upkeep does what must be done from time to time: it stores when keys were used,
+// removes expired secrets and old events, and replaces old signing keys. What
+// fails is logged and done the next time.
+func (a *App) upkeep(ctx context.Context) error {
+	tick := time.NewTicker(upkeepEvery)
+	defer tick.Stop()
+	for { // The first time at once: making the first keys takes a moment.
+		now := time.Now()
+		a.storeKeysUsed(ctx)
+		if err := a.store.DropExpired(ctx, now); err != nil && ctx.Err() == nil {
+			a.log.Error("remove expired secrets", "error", err)
+		}
+		if err := a.signing.keep(ctx, now); err != nil && ctx.Err() == nil {
+			a.log.Error("look after the signing keys", "error", err)
+		}
+		a.sweep(ctx, now)
+		select {
+		case <-ctx.Done():
+			a.storeKeysUsed(context.WithoutCancel(ctx))
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *App) storeKeysUsed(ctx context.Context) {
+	used := a.used.take()
+	if len(used) == 0 {
+		return
+	}
+	if err := a.store.TouchKeys(ctx, used); err != nil && ctx.Err() == nil {
+		a.log.Error("note the use of keys", "error", err)
+	}
+}
+
+// sweep removes what is older than the retention, page by page, so that others
+// get between.
+func (a *App) sweep(ctx context.Context, now time.Time) {
+	removed, lost := 0, 0
+	for ctx.Err() == nil {
+		events, unended, err := a.store.Sweep(ctx, now.Add(-a.config.Retention), sweepPage)
+		if err != nil {
+			if ctx.Err() == nil {
+				a.log.Error("remove old events", "error", err)
+			}
+			break
+		}
+		removed, lost = removed+events, lost+unended
+		if events < sweepPage {
+			break
+		}
+	}
+	if removed > 0 {
+		a.log.Info("old events removed", "events", removed, "deliveries_not_ended", lost, "older_than", a.config.Retention)
+	}
+}
+
+// replays goes on with replays until there is none, looking once a second for a
+// new one.
+func (a *App) replays(ctx context.Context) error {
+	for {
+		more, err := a.store.AdvanceReplay(ctx, time.Now(), replayPage)
+		if err != nil && ctx.Err() == nil {
+			a.log.Error("advance a replay", "error", err)
+		}
+		if more {
+			a.dispatcher.Wake()
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
