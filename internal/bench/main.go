@@ -34,12 +34,16 @@ func main() {
 	flag.IntVar(&o.Rounds, "rounds", 5, "how often the two sides run in turn")
 	flag.IntVar(&o.Backlog, "backlog", 1_000_000, "future retries in the store for the second part")
 	flag.IntVar(&o.InFlight, "in-flight", 64, "requests under way at once")
+	flag.StringVar(&o.Scheme, "scheme", "", "signature: v1, v1a or jwt (for the parts)")
+	flag.BoolVar(&o.Troubled, "troubled", false, "with the targets that make trouble (for the parts)")
+	flag.StringVar(&o.Only, "only", "", "one group of measurements: engine, server, targets, signatures or replay")
 	flag.StringVar(&o.Sink, "sink", "", "address of the receiver (for the parts)")
 	flag.StringVar(&o.Dir, "dir", "", "data folder (for the parts)")
 	flag.StringVar(&o.CPUProfile, "cpuprofile", "", "write a CPU profile of a part")
 	flag.Parse()
 	parts := map[string]func(context.Context, options) error{
 		"all": all, "sink": sink, "bare": bare, "deliver": deliveries, "fill": fill, "server": server,
+		"hanging": hanging, "uneven": uneven, "sign": sign, "replay": replay,
 	}
 	part := parts[role]
 	if part == nil {
@@ -57,6 +61,9 @@ type options struct {
 	Rounds     int
 	Backlog    int
 	InFlight   int
+	Scheme     string
+	Troubled   bool
+	Only       string
 	Sink       string
 	Dir        string
 	CPUProfile string
@@ -68,6 +75,14 @@ type outcome struct {
 	// CPU is the processor time of the part for each, in microseconds.
 	CPU    float64 `json:"cpu_us"`
 	PeakMB float64 `json:"peak_mb"`
+	// P99 is the time from an event's birth to its recorded delivery, in ms.
+	P99 float64 `json:"p99_ms,omitempty"`
+}
+
+// bench is a run of all measurements.
+type bench struct {
+	options
+	sink, dir string
 }
 
 // all runs every measurement and prints the table.
@@ -78,27 +93,55 @@ func all(ctx context.Context, o options) error {
 		return err
 	}
 	defer sinkProcess.stop()
-	url := sinkProcess.ready
-
 	dir, err := os.MkdirTemp("", "ringback-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	b := &bench{o, sinkProcess.ready, dir}
+	row("measurement", "figure", "ratio", "asked", "peak MB")
+	for _, group := range []struct {
+		name    string
+		measure func(context.Context) error
+	}{{"engine", b.engine}, {"server", b.server}, {"targets", b.targets}, {"signatures", b.signatures}, {"replay", b.replay}} {
+		if o.Only == "" || o.Only == group.name {
+			if err := group.measure(ctx); err != nil {
+				return fmt.Errorf("%s: %w", group.name, err)
+			}
+		}
+	}
+	return nil
+}
 
-	// Loop, empty store, full store, loop, …: each of ours is compared with the mean
-	// of the loops around it.
-	stores := [...]string{dir + "/empty", dir + "/backlog"}
-	if _, err := run(ctx, "fill", "-dir", stores[1], "-backlog", strconv.Itoa(o.Backlog)); err != nil {
+func row(what, figure, ratio, asked, peak string) {
+	fmt.Printf("%-62s %14s %8s %12s %9s\n", what, figure, ratio, asked, peak)
+}
+
+// part runs a part to its end with the common options.
+func (b *bench) part(ctx context.Context, role string, args ...string) (outcome, error) {
+	return run(ctx, role, append(args, "-sink", b.sink, "-time", b.Time.String(), "-in-flight", strconv.Itoa(b.InFlight))...)
+}
+
+// series are the figures of one side over the rounds.
+type series struct{ rates, ratios, peaks, p99s []float64 }
+
+func (s *series) add(o outcome) {
+	s.rates, s.peaks, s.p99s = append(s.rates, o.PerSecond), append(s.peaks, o.PeakMB), append(s.p99s, o.P99)
+}
+
+func (s *series) peak() string { return fmt.Sprintf("%.0f", slices.Max(s.peaks)) }
+
+// engine compares deliveries with the loop. Loop, empty store, full store, loop,
+// …: each of ours is compared with the mean of the loops around it.
+func (b *bench) engine(ctx context.Context) error {
+	stores := [...]string{b.dir + "/empty", b.dir + "/backlog"}
+	if _, err := run(ctx, "fill", "-dir", stores[1], "-backlog", strconv.Itoa(b.Backlog)); err != nil {
 		return err
 	}
 	var loops []float64
-	var ours [len(stores)]struct{ rates, ratios, peaks []float64 }
-	measure := func(role string, args ...string) (outcome, error) {
-		return run(ctx, role, append(args, "-sink", url, "-time", o.Time.String(), "-in-flight", strconv.Itoa(o.InFlight))...)
-	}
-	for round := range o.Rounds + 1 {
-		bare, err := measure("bare")
+	var ours [len(stores)]series
+	for round := range b.Rounds + 1 {
+		bare, err := b.part(ctx, "bare")
 		if err != nil {
 			return err
 		}
@@ -108,47 +151,119 @@ func all(ctx context.Context, o options) error {
 				mine := &ours[i]
 				mine.ratios = append(mine.ratios, mine.rates[round-1]/((loops[round-1]+loops[round])/2))
 			}
-			if round == o.Rounds {
+			if round == b.Rounds {
 				continue
 			}
-			got, err := measure("deliver", "-dir", stores[i])
+			got, err := b.part(ctx, "deliver", "-dir", stores[i])
 			if err != nil {
 				return err
 			}
-			ours[i].rates, ours[i].peaks = append(ours[i].rates, got.PerSecond), append(ours[i].peaks, got.PeakMB)
+			ours[i].add(got)
 		}
 	}
-	row := func(what, figure, ratio, asked, peak string) {
-		fmt.Printf("%-58s %18s %8s %14s %9s\n", what, figure, ratio, asked, peak)
-	}
-	row("measurement", "figure", "ratio", "asked", "peak MB")
 	row("bare loop: sign and POST, nothing stored", perSecond(median(loops)), "1.00", "", "")
 	for i, asked := range [len(stores)]string{"≥ 0.60", "no lower"} {
 		what := "deliveries, durable before and after"
 		if i == 1 {
-			what = fmt.Sprintf("the same with %d future retries stored", o.Backlog)
+			what = fmt.Sprintf("the same with %d future retries stored", b.Backlog)
 		}
-		row(what, perSecond(median(ours[i].rates)), fmt.Sprintf("%.2f", median(ours[i].ratios)), asked, fmt.Sprintf("%.0f", slices.Max(ours[i].peaks)))
+		row(what, perSecond(median(ours[i].rates)), ratio(median(ours[i].ratios)), asked, ours[i].peak())
 	}
+	return nil
+}
 
-	s, err := spawn(ctx, "server", "-dir", dir+"/server")
+// server measures a whole server from outside.
+func (b *bench) server(ctx context.Context) error {
+	s, err := spawn(ctx, "server", "-dir", b.dir+"/server")
 	if err != nil {
 		return err
 	}
 	defer s.stop()
-	lat, err := latencies(ctx, s.ready, 50, 2*o.Time)
+	lat, err := latencies(ctx, s.ready, 50, 2*b.Time)
 	if err != nil {
 		return err
 	}
 	row("job's end to first byte at the receiver, 50 jobs/s, p50", lat.text(50), "", "≤ 10 ms", "")
 	row("… p99", lat.text(99), "", "≤ 50 ms", fmt.Sprintf("%.0f", peakMB(s.cmd.Process.Pid)))
-	rate, err := creations(ctx, s.ready, o.InFlight, o.Time)
+	rate, err := creations(ctx, s.ready, b.InFlight, b.Time)
 	if err != nil {
 		return err
 	}
 	row("creating background interactions over HTTP, durable, run", perSecond(rate), "", "≥ 3000/s", fmt.Sprintf("%.0f", peakMB(s.cmd.Process.Pid)))
 	return nil
 }
+
+// targets measures what some targets' trouble costs the others. The runs with
+// and without it alternate.
+func (b *bench) targets(ctx context.Context) error {
+	for _, x := range []struct{ role, what, rateAsked, p99Asked string }{
+		{"hanging", "45 healthy targets, with 5 beside them that never answer", "≥ 0.90", "≤ 1.50"},
+		{"uneven", "999 quiet targets, with one beside them that is flooded", "", "≈ 1"},
+	} {
+		var calm, troubled series
+		var rates, p99s []float64
+		for round := range b.Rounds {
+			for _, t := range []bool{round%2 == 0, round%2 != 0} { // Neither side is always first.
+				got, err := b.part(ctx, x.role, "-dir", fmt.Sprintf("%s/%s-%d-%v", b.dir, x.role, round, t), fmt.Sprintf("-troubled=%v", t))
+				if err != nil {
+					return err
+				}
+				if t {
+					troubled.add(got)
+				} else {
+					calm.add(got)
+				}
+			}
+			rates = append(rates, troubled.rates[round]/calm.rates[round])
+			p99s = append(p99s, troubled.p99s[round]/calm.p99s[round])
+		}
+		row(x.what+", rate", perSecond(median(troubled.rates)), ratio(median(rates)), x.rateAsked, troubled.peak())
+		row("… p99 from birth to record", fmt.Sprintf("%.1f ms", median(troubled.p99s)), ratio(median(p99s)), x.p99Asked, "")
+	}
+	return nil
+}
+
+// signatures compares the schemes.
+func (b *bench) signatures(ctx context.Context) error {
+	var alone, token, v1, v1a series
+	var tokens, asymmetric []float64
+	for round := range b.Rounds {
+		for _, x := range []struct {
+			to   *series
+			role string
+			args []string
+		}{
+			{&alone, "sign", nil}, {&token, "deliver", []string{"-scheme", "jwt"}},
+			{&v1, "deliver", []string{"-scheme", "v1"}}, {&v1a, "deliver", []string{"-scheme", "v1a"}},
+		} {
+			dir := strings.Join(append([]string{b.dir + "/sign", strconv.Itoa(round)}, x.args...), "-")
+			got, err := b.part(ctx, x.role, append(x.args, "-dir", dir)...)
+			if err != nil {
+				return err
+			}
+			x.to.add(got)
+		}
+		tokens = append(tokens, token.rates[round]/alone.rates[round])
+		asymmetric = append(asymmetric, v1a.rates[round]/v1.rates[round])
+	}
+	row("RS256 signing alone", perSecond(median(alone.rates)), "1.00", "", "")
+	row("deliveries signed with RS256, to per-request addresses", perSecond(median(token.rates)), ratio(median(tokens)), "≥ 0.80", token.peak())
+	row("deliveries signed with v1 (HMAC)", perSecond(median(v1.rates)), "1.00", "", v1.peak())
+	row("deliveries signed with v1a (Ed25519)", perSecond(median(v1a.rates)), ratio(median(asymmetric)), "≥ 0.85", v1a.peak())
+	return nil
+}
+
+// replay measures sending many events again.
+func (b *bench) replay(ctx context.Context) error {
+	got, err := b.part(ctx, "replay", "-dir", b.dir+"/replay", "-backlog", strconv.Itoa(min(b.Backlog, 100_000)))
+	if err != nil {
+		return err
+	}
+	row(fmt.Sprintf("replay of %d events, all delivered again", min(b.Backlog, 100_000)), perSecond(got.PerSecond), "", "bounded", fmt.Sprintf("%.0f", got.PeakMB))
+	return nil
+}
+
+func ratio(v float64) string { return fmt.Sprintf("%.2f", v) }
 
 func perSecond(v float64) string { return fmt.Sprintf("%.0f/s", v) }
 
@@ -213,13 +328,15 @@ func run(ctx context.Context, role string, args ...string) (outcome, error) {
 }
 
 // report prints a part's outcome.
-func report(count int, took time.Duration) error {
+func report(count int, took time.Duration) error { return reportP99(count, took, 0) }
+
+func reportP99(count int, took time.Duration, p99 float64) error {
 	var used syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
 		return err
 	}
 	cpu := float64(used.Utime.Nano()+used.Stime.Nano()) / 1e3 / float64(max(count, 1))
-	return json.NewEncoder(os.Stdout).Encode(outcome{PerSecond: float64(count) / took.Seconds(), CPU: cpu, PeakMB: peakMB(os.Getpid())})
+	return json.NewEncoder(os.Stdout).Encode(outcome{PerSecond: float64(count) / took.Seconds(), CPU: cpu, PeakMB: peakMB(os.Getpid()), P99: p99})
 }
 
 // peakMB is the most memory that a process has had resident.

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"database/sql"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -29,7 +31,10 @@ import (
 	"ringback.dev/webhook"
 )
 
-// sink answers every POST with 204 and prints its address.
+// hangs begins the paths at which the sink never answers.
+const hangs = "/hangs"
+
+// sink answers every POST with 204, except below hangs, and prints its address.
 func sink(context.Context, options) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -37,6 +42,10 @@ func sink(context.Context, options) error {
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
+		if strings.HasPrefix(r.URL.Path, hangs) {
+			<-r.Context().Done() // Never answers.
+			return
+		}
 		w.WriteHeader(http.StatusNoContent)
 	})}
 	go func() { _ = srv.Serve(l) }() // Ends when closed.
@@ -101,7 +110,10 @@ type rig struct {
 	// of its attempt.
 	unrecorded chan struct{}
 	endpoint   *ringback.Endpoint
+	keys       *keyring.Keyring
 }
+
+const project ringback.ID = "proj_bench"
 
 func newRig(ctx context.Context, o options) (*rig, error) {
 	app.TuneMemory()
@@ -113,13 +125,14 @@ func newRig(ctx context.Context, o options) (*rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{dir: o.Dir, st: st}
-	const project, id ringback.ID = "proj_bench", "bench"
+	r := &rig{dir: o.Dir, st: st, keys: keys}
+	const id ringback.ID = "bench"
 	if r.endpoint, err = st.Endpoint(ctx, project, id); err != nil {
-		now := time.Now()
-		r.endpoint = &ringback.Endpoint{ID: id, Project: project, URI: o.Sink, Events: ringback.EventTypes(), State: ringback.Enabled, Created: now, Updated: now,
-			Secrets: []ringback.Secret{{Sealed: keys.Seal(webhook.NewSecret().Reveal(), "endpoint/"+string(id)), Created: now}}}
-		if err := st.CreateEndpoint(ctx, r.endpoint, store.By{Actor: store.Server, At: now}); err != nil {
+		p := ringback.Project{ID: project, DynamicSignature: ringback.JWT, Created: time.Now()}
+		if err := st.CreateProject(ctx, p, nil, store.By{Actor: store.Server, At: p.Created}); err != nil {
+			return nil, err
+		}
+		if r.endpoint, err = r.addEndpoint(ctx, id, o.Sink, ringback.Scheme(o.Scheme)); err != nil {
 			return nil, err
 		}
 	} else if o.Sink != "" && r.endpoint.URI != o.Sink {
@@ -129,11 +142,42 @@ func newRig(ctx context.Context, o options) (*rig, error) {
 	}
 	// Some events are being stored or recorded while InFlight are being sent.
 	r.unrecorded = make(chan struct{}, 8*o.InFlight)
-	r.d = deliver.New(deliver.Config{Store: recording{st, r.unrecorded}, Secrets: keys, Node: "bench", Backoff: ringback.DefaultBackoff(),
-		Transport:   egress.Client(egress.Options{AllowHTTP: true, AllowPrivate: true, MaxIdlePerHost: o.InFlight}).Transport,
-		MaxInFlight: 512, PerTarget: o.InFlight, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	return r, r.wire(o, recording{st, r.unrecorded})
+}
+
+// wire makes the emitter and the dispatcher on a store, which may be watched.
+func (r *rig) wire(o options, st store.Store) error {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	r.d = deliver.New(deliver.Config{Store: st, Secrets: r.keys, Tokens: tokens{&webhook.TokenKey{ID: "bench", Key: key}}, Node: "bench",
+		Transport: egress.Client(egress.Options{AllowHTTP: true, AllowPrivate: true, MaxIdlePerHost: o.InFlight}).Transport,
+		Backoff:   ringback.DefaultBackoff(), PerTarget: o.InFlight, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	r.e = emit.New(st, r.d, &bus.Bus{}, "bench", r.d.Lease)
-	return r, nil
+	return nil
+}
+
+// addEndpoint registers a webhook that is signed with one scheme.
+func (r *rig) addEndpoint(ctx context.Context, id ringback.ID, uri string, scheme ringback.Scheme) (*ringback.Endpoint, error) {
+	now := time.Now()
+	secret := webhook.NewSecret().Reveal()
+	if scheme == ringback.V1a {
+		secret = webhook.NewSigningKey().Reveal()
+	}
+	e := &ringback.Endpoint{ID: id, Project: project, URI: uri, Events: ringback.EventTypes(), State: ringback.Enabled, Created: now, Updated: now,
+		Secrets: []ringback.Secret{{Scheme: scheme, Sealed: r.keys.Seal(secret, store.SealEndpoint+string(id)), Created: now}}}
+	if scheme != "" {
+		e.Settings.Schemes = []ringback.Scheme{scheme}
+	}
+	return e, r.st.CreateEndpoint(ctx, e, store.By{Actor: store.Server, At: now})
+}
+
+// tokens signs what goes to per-request addresses.
+type tokens struct{ key *webhook.TokenKey }
+
+func (t tokens) Sign(_ ringback.Scheme, id string, at time.Time, body []byte, audience []string) (string, error) {
+	return t.key.Sign(id, at, body, "https://ringback.example", audience)
 }
 
 // recording tells when an attempt has been recorded.
@@ -182,7 +226,7 @@ func deliveries(ctx context.Context, o options) error {
 		wg.Go(func() {
 			for time.Since(begin) < o.Time {
 				r.unrecorded <- struct{}{}
-				if err := r.e.Ping(ctx, r.endpoint, time.Now()); err != nil {
+				if err := r.happen(ctx, o); err != nil {
 					select {
 					case errs <- err:
 					default:
@@ -209,6 +253,46 @@ func deliveries(ctx context.Context, o options) error {
 		return err
 	}
 	return report(after-before, took)
+}
+
+// happen causes an event: a ping to the webhook, or the end of a job that names
+// its own receiver.
+func (r *rig) happen(ctx context.Context, o options) error {
+	now := time.Now()
+	if o.Scheme != string(ringback.JWT) {
+		return r.e.Ping(ctx, r.endpoint, now)
+	}
+	j := &ringback.Job{ID: ringback.NewInteractionID(now), Project: project, Kind: ringback.KindInteraction, Model: "none", Spec: []byte("{}"),
+		Webhooks: &ringback.DynamicWebhooks{URIs: []string{o.Sink}}, Created: now, Updated: now}
+	if err := r.st.CreateJob(ctx, j, nil); err != nil {
+		return err
+	}
+	return r.e.EndJob(ctx, j, nil, &store.End{State: ringback.Completed, At: now})
+}
+
+// sign measures RS256 alone: what tokens cost without delivering them.
+func sign(_ context.Context, o options) error {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	k := &webhook.TokenKey{ID: "bench", Key: key}
+	var count atomic.Int64
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for range o.InFlight {
+		wg.Go(func() {
+			for time.Since(begin) < o.Time {
+				now := time.Now()
+				if _, err := k.Sign(string(ringback.NewID("msg", now)), now, []byte(body), "https://ringback.example", []string{o.Sink}); err != nil {
+					return
+				}
+				count.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	return report(int(count.Load()), time.Since(begin))
 }
 
 // delivered counts the deliveries whose success is recorded.
@@ -240,7 +324,7 @@ func fill(ctx context.Context, o options) error {
 			h.Deliveries = append(h.Deliveries, store.NewDelivery{Delivery: ringback.Delivery{
 				ID: ringback.NewID("msg", now), Event: h.Event.ID, Project: r.endpoint.Project, Target: string(r.endpoint.ID),
 				Endpoint: r.endpoint.ID, State: ringback.DeliveryPending, Created: now, Updated: now,
-				Due: now.Add(time.Hour + time.Duration(rand.Int64N(int64(23*time.Hour))))}})
+				Due: now.Add(time.Hour + time.Duration(mathrand.Int64N(int64(23*time.Hour))))}})
 		}
 		if err := r.st.AddEvent(ctx, h); err != nil {
 			return err

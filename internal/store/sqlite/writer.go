@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -146,6 +147,14 @@ func (w *writer) gather() {
 	w.mu.Lock()
 	n := len(w.queue)
 	w.mu.Unlock()
+	if n == 1 {
+		// Whoever is ready to run may have more. On a machine that is busy that makes
+		// groups; on one that is not it costs nothing.
+		runtime.Gosched()
+		w.mu.Lock()
+		n = len(w.queue)
+		w.mu.Unlock()
+	}
 	if n < 2 || n >= enough {
 		return
 	}
