@@ -30,14 +30,23 @@ func DefaultBackoff() Backoff {
 // Next returns when the next attempt is due after the given number of failed
 // attempts, and false when there is none. created is the delivery's birth; wait
 // is the receiver's own Retry-After, 0 if it sent none: it can lengthen the wait
-// but not the window. random is in [0,1).
+// but not the window, at whose end there is then a last attempt. random is in [0,1).
 func (b Backoff) Next(attempts int, created, now time.Time, wait time.Duration, random float64) (time.Time, bool) {
 	if len(b.Delays) == 0 || attempts < 1 {
 		return now, attempts < 1
 	}
 	delay := b.Delays[min(attempts, len(b.Delays))-1]
 	delay += time.Duration(float64(delay) * b.Jitter * (2*random - 1))
-	delay = max(delay, wait)
-	due := now.Add(delay)
-	return due, due.Before(created.Add(b.Window))
+	end := created.Add(b.Window)
+	due := now.Add(max(delay, wait))
+	// A receiver that asks for more time than there is gets the last attempt just
+	// before the end.
+	if last := end.Add(-lastCall); !due.Before(end) && now.Add(delay).Before(last) {
+		due = last
+	}
+	return due, due.Before(end)
 }
+
+// lastCall is how long before the end of the window the last attempt is made for
+// a receiver that asked to wait beyond it.
+const lastCall = time.Minute

@@ -62,7 +62,10 @@ type Config struct {
 	// and there were DisableFailures. Zero means 24 h and 10.
 	DisableAfter    time.Duration
 	DisableFailures int
-	Log             *slog.Logger
+	// Poll is how often the store is asked although nothing hinted at work. It
+	// bounds what losing a hint costs. Zero means 1 s.
+	Poll time.Duration
+	Log  *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -74,14 +77,12 @@ type Signer interface {
 	Sign(scheme ringback.Scheme, id string, at time.Time, body []byte, audience []string) (string, error)
 }
 
-// poll is how often the store is asked although nothing hinted at work. It
-// bounds what losing a hint costs.
-const poll = time.Second
-
 // Dispatcher delivers events. Make one with New, start it with Run.
 type Dispatcher struct {
 	Config
 	wake chan struct{} // Holds one element; sent to without blocking; never closed.
+	// asleep is until when Run does nothing if it isn't woken, in Unix nanoseconds.
+	asleep atomic.Int64
 
 	// workers make the attempts. next hands a delivery to one that waits for it;
 	// waiting counts those; they end when stopping is closed. busy counts the
@@ -132,6 +133,9 @@ func New(c Config) *Dispatcher {
 	if c.DisableFailures == 0 {
 		c.DisableFailures = 10
 	}
+	if c.Poll == 0 {
+		c.Poll = time.Second
+	}
 	if c.Hints == nil {
 		c.Hints = &bus.Bus{}
 	}
@@ -172,7 +176,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 			d.sweep(now)
 			swept = now
 		}
-		timer.Reset(d.idle(ctx))
+		wait := d.idle(ctx)
+		d.asleep.Store(d.Now().Add(wait).UnixNano())
+		timer.Reset(wait)
 	}
 }
 
@@ -196,7 +202,7 @@ func (d *Dispatcher) Stop(ctx context.Context) {
 }
 
 // idle returns how long to wait for a hint: until the next delivery can be
-// taken, at most the poll interval, and at least a little so that rows that can't
+// taken, at most Poll, and at least a little so that rows that can't
 // be claimed just now don't make the loop spin.
 func (d *Dispatcher) idle(ctx context.Context) time.Duration {
 	now := d.Now()
@@ -209,9 +215,9 @@ func (d *Dispatcher) idle(ctx context.Context) time.Duration {
 		return time.Time{}
 	})
 	if err != nil || next.IsZero() {
-		return poll
+		return d.Poll
 	}
-	return min(max(next.Sub(now), 5*time.Millisecond), poll)
+	return min(max(next.Sub(now), 5*time.Millisecond), d.Poll)
 }
 
 // claim takes due deliveries, as many as there are places for, until the store
@@ -219,26 +225,21 @@ func (d *Dispatcher) idle(ctx context.Context) time.Duration {
 func (d *Dispatcher) claim(ctx context.Context) {
 	for {
 		reserved := make(map[string]int)
-		resumed := make(map[string]time.Time) // Of endpoints whose backlog is being sent.
 		now := d.Now()
 		claimed, err := d.Store.ClaimDeliveries(ctx, d.Node, now, now.Add(d.Lease), d.MaxInFlight, func(target string, e *ringback.Endpoint) int {
 			// The database is asked to lease as many as there are places.
 			n := d.take(target, e, d.MaxInFlight, true)
 			reserved[target] += n
-			if e != nil && n > 0 {
-				resumed[target] = e.Resumed
-			}
 			return n
 		})
-		for i := range claimed {
-			reserved[claimed[i].Target]--
-		}
 		d.mu.Lock()
-		for target, n := range reserved {
-			// The target had less to give than it might have: nothing is left of its
-			// backlog.
-			if l := d.lanes[target]; n > 0 && err == nil && len(claimed) < d.MaxInFlight {
-				l.caughtUp = resumed[target]
+		for i := range claimed {
+			c := &claimed[i]
+			reserved[c.Target]--
+			// The oldest come first: when it is the turn of one that was born after
+			// its endpoint was enabled again, nothing is left of the backlog.
+			if c.To != nil && c.Created.After(c.To.Resumed) {
+				d.lanes[c.Target].caughtUp = c.To.Resumed
 			}
 		}
 		d.mu.Unlock()
@@ -438,6 +439,7 @@ func (d *Dispatcher) release(all []store.ClaimedDelivery) {
 	if err := d.Store.ReleaseDeliveries(context.WithoutCancel(d.sending), held, d.Now()); err != nil {
 		d.Log.Error("give back deliveries", "count", len(all), "error", err)
 	}
+	d.Wake()
 }
 
 // run has a worker make an attempt.
@@ -487,21 +489,31 @@ func (d *Dispatcher) deliver(j *handed) {
 	if r.reason == "" {
 		r = d.attempt(d.sending, c)
 	}
+	now := d.Now()
+	back := r.reason == withheld || context.Cause(d.sending) != nil && r.retryable()
+	var o *store.Outcome
+	if !back {
+		o = d.outcome(c, &r, now)
+		if o.State == ringback.DeliveryPending {
+			r.wait = min(r.wait, o.Due.Sub(now)) // It may be the last call.
+		}
+	}
 	d.over(j, &r)
-	if r.reason == withheld || (context.Cause(d.sending) != nil && r.retryable()) {
+	if back {
 		// It waited until the lease could run out under it, or its endpoint was
 		// disabled, or our own stop cut it off: that says nothing about the receiver.
 		d.release([]store.ClaimedDelivery{*c})
 		return
 	}
-	now := d.Now()
-	o := d.outcome(c, &r, now)
 	crash.At(crash.OutcomeJudged)
 	// A failure here loses nothing: the lease runs out and the event is sent
 	// again under the same id.
 	err := d.Store.RecordAttempt(context.WithoutCancel(d.sending), c.Lease, o)
 	crash.At(crash.AttemptRecorded)
 	d.Hints.Publish(bus.Hint{Project: c.Project, Kind: bus.Delivery, ID: c.ID})
+	if o.State == ringback.DeliveryPending && o.Due.UnixNano() < d.asleep.Load() {
+		d.Wake()
+	}
 	if o.Told != nil {
 		d.Hints.Publish(bus.Hint{Project: c.Project, Kind: bus.Event, ID: o.Told.Event.ID})
 		d.Wake()

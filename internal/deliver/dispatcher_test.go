@@ -266,7 +266,7 @@ func TestAnswers(t *testing.T) {
 		"429 seconds":         {429, []string{"Retry-After", "120"}, "throttled", ringback.DeliveryPending, 2 * time.Minute, 2 * time.Minute},
 		"503 date":            {503, []string{"Retry-After", late}, "broken", ringback.DeliveryPending, time.Hour, time.Hour},
 		"nonsense":            {503, []string{"Retry-After", "soon"}, "broken", ringback.DeliveryPending, 4 * time.Second, 6 * time.Second},
-		"later than a day":    {503, []string{"Retry-After", "999999"}, "broken", ringback.DeliveryFailed, 0, 0},
+		"later than a day":    {503, []string{"Retry-After", "999999"}, "broken", ringback.DeliveryPending, 24*time.Hour - time.Minute, 24*time.Hour - time.Minute},
 		"short is lengthened": {503, []string{"Retry-After", "1"}, "broken", ringback.DeliveryPending, 4 * time.Second, 6 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -35,8 +35,10 @@ type lane struct {
 	// pausedFrom and pausedUntil bound a pause, by the breaker or because the
 	// receiver asked for it.
 	pausedFrom, pausedUntil time.Time
-	// gone is when the receiver answered 410. What is older is not sent any more.
+	// gone is when the receiver answered 410. What is older is not sent any more: an
+	// endpoint is disabled by then, or will be in a moment.
 	gone time.Time
+	uri  bool // The target is a URI, not an endpoint.
 
 	// rate, if not 0, is how many attempts may begin in a second; tokens are those
 	// that may begin now, as of filled.
@@ -60,6 +62,9 @@ const (
 	breakAfter = 5
 	// The breaker waits firstBreak, then twice as long each time, at most maxBreak.
 	firstBreak, maxBreak = time.Second, time.Minute
+	// goneFor is how long an endpoint that answered 410 is left alone although it is
+	// enabled: the store could not be written.
+	goneFor = time.Minute
 	// laneLife is how long an idle lane is remembered.
 	laneLife = 10 * time.Minute
 )
@@ -91,9 +96,12 @@ func (l *lane) paused(now time.Time) bool {
 
 // settle takes over the settings of the lane's endpoint, nil for a URI.
 func (l *lane) settle(c *Config, e *ringback.Endpoint, now time.Time) {
-	l.max, l.used = c.PerTarget, now
+	l.max, l.used, l.uri = c.PerTarget, now, e == nil
 	rate := 0.0
 	if e != nil {
+		if !l.gone.IsZero() && (e.Resumed.After(l.gone) || !l.paused(now)) {
+			l.gone, l.pausedUntil = time.Time{}, time.Time{}
+		}
 		if e.Settings.MaxInFlight > 0 {
 			l.max = e.Settings.MaxInFlight
 		}
@@ -159,6 +167,9 @@ func (l *lane) learn(r *result, full bool, now time.Time) {
 	case gone:
 		if !r.unsent {
 			l.gone = now
+			if !l.uri {
+				l.pause(now, goneFor) // If it can't be disabled just now, it is asked again.
+			}
 		}
 		return
 	case deleted, blocked, unsigned, withheld:
