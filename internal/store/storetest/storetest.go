@@ -46,6 +46,21 @@ func Run(t *testing.T, open func(t *testing.T) Open) {
 		"EventFeed":             testEventFeed,
 		"ProjectsAreApart":      testProjectsAreApart,
 		"ReopenKeepsAll":        testReopenKeepsAll,
+		"ProjectsAndKeys":       testProjectsAndKeys,
+		"Audit":                 testAudit,
+		"SigningKeys":           testSigningKeys,
+		"Reseal":                testReseal,
+		"EndpointSettings":      testEndpointSettings,
+		"Health":                testHealth,
+		"Redeliver":             testRedeliver,
+		"ListDeliveries":        testListDeliveries,
+		"ListJobs":              testListJobs,
+		"Stalled":               testStalled,
+		"Replay":                testReplay,
+		"ReplayGoesOn":          testReplayGoesOn,
+		"Sweep":                 testSweep,
+		"DynamicDeliveries":     testDynamicDeliveries,
+		"NextDue":               testNextDue,
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -643,7 +658,7 @@ func testProjectsAreApart(s *suite) {
 	s.fails(err, ringback.NotFound)
 	_, err = s.st.UpdateEndpoint(s.ctx, "p2", e.ID, store.EndpointPatch{Name: &name}, s.by())
 	s.fails(err, ringback.NotFound)
-	s.fails(s.st.RotateSecrets(s.ctx, "p2", e.ID, []ringback.Secret{ringback.Secret{}}, s.now, s.by()), ringback.NotFound)
+	s.fails(s.st.RotateSecrets(s.ctx, "p2", e.ID, []ringback.Secret{{}}, s.now, s.by()), ringback.NotFound)
 	s.fails(s.st.DeleteEndpoint(s.ctx, "p2", e.ID, s.by()), ringback.NotFound)
 	s.fails(s.st.DeleteJob(s.ctx, "p2", j.ID), ringback.NotFound)
 	list, err := s.st.ProjectEndpoints(s.ctx, "p2")
