@@ -16,7 +16,7 @@ func TestJavaScript2(t *testing.T) { javaScript(t, "genai2") }
 
 func javaScript(t *testing.T, release string) {
 	s := dev(t)
-	dir := jsFolder(t, release, "js/sdk.test.mjs")
+	dir := jsFolder(t, release, "js/sdk.test.mjs", "js/dynamic.test.mjs")
 	out := runner(t, dir, strict(t, s), node(t), "--test", "--test-reporter=tap")
 	count(t, release, out, `(?m)^# pass (\d+)$`, `(?m)^# (?:fail|skipped|cancelled|todo) ([1-9]\d*)$`)
 }
@@ -30,7 +30,8 @@ func jsFolder(t *testing.T, release string, files ...string) string {
 	if err := os.MkdirAll(filepath.Join(dir, "node_modules", "@google"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for from, to := range map[string]string{release: "@google/genai", "standardwebhooks": "standardwebhooks"} {
+	for from, to := range map[string]string{release: "@google/genai", "standardwebhooks": "standardwebhooks",
+		"jose": "jose", "jsonwebtoken": "jsonwebtoken", "jwks-rsa": "jwks-rsa", "svix": "svix"} {
 		if err := os.Symlink(filepath.Join(modules, from), filepath.Join(dir, "node_modules", to)); err != nil {
 			t.Fatal(err)
 		}
