@@ -33,7 +33,12 @@ func (c *serveCommand) Run(ctx context.Context, s *streams) error {
 
       %s
 
-`, a.FirstKey)
+  And this is the operator's key, by which further projects and keys are made
+  (ringback projects --help):
+
+      %s
+
+`, a.FirstKey, a.OperatorKey)
 	}
 	fmt.Fprintf(s.out, "listening on %s\n", a.URL())
 	return a.Run(ctx)

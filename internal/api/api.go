@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"ringback.dev"
+	"ringback.dev/internal/api/manage"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/keyring"
 	"ringback.dev/internal/store"
@@ -55,9 +56,9 @@ type Config struct {
 	Used func(key ringback.ID, at time.Time)
 	// JWKS returns the server's public signing keys (RFC 7517).
 	JWKS func() []byte
-	// Manage is ringback's own API, made by package manage; it gets what it needs of
-	// this one.
-	Manage func(authenticate func(*http.Request) (ringback.APIKey, error), fail func(http.ResponseWriter, *http.Request, error)) http.Handler
+	// Manage is what ringback's own API needs beside the Store, Secrets and Now of
+	// this one; Authenticate, Fail and Route are filled in.
+	Manage manage.Config
 	// MaxBody bounds a request's body in bytes; zero means 20 MiB.
 	MaxBody int64
 	Log     *slog.Logger

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"ringback.dev"
+	"ringback.dev/internal/api/manage"
 )
 
 // versions are served alike (wire contract §0.3, rule 2).
@@ -32,11 +33,14 @@ func (a *api) routes() http.Handler {
 		}))
 		mux.Handle("/"+v+"/models/", a.serve(classicSurface, a.modelRoute))
 	}
-	if a.Manage != nil {
-		mux.Handle("/ringback/v1/", a.Manage(a.authenticate, func(w http.ResponseWriter, r *http.Request, err error) {
-			a.fail(w, r, newSurface, err)
-		}))
+	own := a.Manage
+	own.Store, own.Secrets, own.Now, own.Authenticate, own.Dev = a.Store, a.Secrets, a.Now, a.authenticate, a.AnyKey != ""
+	own.Fail = func(w http.ResponseWriter, r *http.Request, err error) { a.fail(w, r, newSurface, err) }
+	own.Route = func(w http.ResponseWriter, pattern string, project ringback.ID) {
+		note(w, pattern)
+		noteProject(w, project)
 	}
+	mux.Handle("/ringback/v1/", manage.New(own))
 	mux.Handle(jwksPath, http.HandlerFunc(a.jwks))
 	unknown := a.serve(classicSurface, func(*http.Request) (string, verbs) { return "", nil })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

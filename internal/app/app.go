@@ -19,6 +19,7 @@ import (
 
 	"ringback.dev"
 	"ringback.dev/internal/api"
+	"ringback.dev/internal/api/manage"
 	"ringback.dev/internal/bus"
 	"ringback.dev/internal/deliver"
 	"ringback.dev/internal/egress"
@@ -37,8 +38,8 @@ const node = "local"
 // App is a server that is ready to run.
 type App struct {
 	// FirstKey is the API key of the project that New made because there was
-	// none. It is shown once.
-	FirstKey string
+	// none. It is shown once, and so is OperatorKey, by which projects are managed.
+	FirstKey, OperatorKey string
 
 	config     Config
 	log        *slog.Logger
@@ -119,6 +120,8 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 		Store: a.store, Runner: a.runner, Pinger: emitter, Backend: models, Secrets: a.secrets,
 		CheckURI: func(uri string) error { return egress.CheckURI(uri, outside) },
 		MaxBody:  c.MaxRequestBytes, Used: a.used.note, JWKS: a.signing.jwks, Log: log,
+		Manage: manage.Config{Bus: &a.hints, RotateSigningKeys: a.signing.rotate, RevokeSigningKey: a.signing.revoke, Wake: a.dispatcher.Wake,
+			Backoff: c.backoff(), Closing: a.closing},
 	}
 	if c.OperatorKey != "" {
 		apiConfig.OperatorKey = keyring.HashKey(c.OperatorKey)
@@ -214,7 +217,10 @@ func (a *App) firstProject(ctx context.Context, now time.Time) error {
 		return err
 	}
 	a.project, a.FirstKey = p.ID, key
-	return nil
+	operator := "rbo_" + strings.TrimPrefix(keyring.NewAPIKey(), "rbk_")
+	a.OperatorKey = operator
+	return a.store.CreateKey(ctx, ringback.APIKey{ID: ringback.NewID("key", now), Name: "first operator",
+		Prefix: keyring.ShownPrefix(operator), Hash: keyring.HashKey(operator), Created: now}, byServer(now))
 }
 
 // Addr is the address that the server is bound to, HOST:PORT.

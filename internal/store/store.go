@@ -165,6 +165,8 @@ type Events interface {
 	EventsAfter(ctx context.Context, project ringback.ID, f EventFilter, after int64, limit int) ([]ringback.Event, error)
 	// Event returns an event of a project.
 	Event(ctx context.Context, project, id ringback.ID) (ringback.Event, error)
+	// LastEvent is the Seq of a project's latest event, 0 if there is none.
+	LastEvent(ctx context.Context, project ringback.ID) (int64, error)
 	// JobEvents lists the events of one job, oldest first.
 	JobEvents(ctx context.Context, project, job ringback.ID) ([]ringback.Event, error)
 }

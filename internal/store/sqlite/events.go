@@ -99,6 +99,15 @@ func (s *Store) Event(ctx context.Context, project, id ringback.ID) (ringback.Ev
 	return e, nil
 }
 
+// LastEvent implements store.Events.
+func (s *Store) LastEvent(ctx context.Context, project ringback.ID) (seq int64, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM events WHERE project = ?`, string(project)).Scan(&seq)
+	if err != nil {
+		return 0, fmt.Errorf("latest event: %w", translate(err))
+	}
+	return seq, nil
+}
+
 // JobEvents implements store.Events.
 func (s *Store) JobEvents(ctx context.Context, project, job ringback.ID) ([]ringback.Event, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT `+eventColumns+` FROM events

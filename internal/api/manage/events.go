@@ -1,0 +1,93 @@
+package manage
+
+import (
+	"strconv"
+
+	"ringback.dev"
+	"ringback.dev/internal/store"
+)
+
+// event is an event as it is shown.
+type event struct {
+	ID      ringback.ID        `json:"id"`
+	Type    ringback.EventType `json:"type"`
+	Job     ringback.ID        `json:"job,omitempty"`
+	Created string             `json:"created"`
+	// Body holds the exact bytes that are signed and sent.
+	Body         string             `json:"body"`
+	NotDelivered []ringback.Skipped `json:"not_delivered,omitempty"`
+	Deliveries   []*delivery        `json:"deliveries,omitempty"`
+}
+
+func renderEvent(e *ringback.Event) *event {
+	return &event{ID: e.ID, Type: e.Type, Job: e.Job, Created: wireTime(e.Created), Body: string(e.Body), NotDelivered: e.Skipped}
+}
+
+func eventCursor(seq int64) string { return cursor("events", strconv.FormatInt(seq, 10)) }
+
+// listEvents is the feed: every event once, oldest first. Its cursor is given on
+// the last page too, so that the next call goes on from there.
+func (m *manage) listEvents(c *call) (any, error) {
+	q, err := c.query("after", "types", "job", "limit")
+	if err != nil {
+		return nil, err
+	}
+	n, err := limit(q)
+	if err != nil {
+		return nil, err
+	}
+	var out struct {
+		Events []*event `json:"events"`
+		Next   string   `json:"next"`
+	}
+	out.Events = []*event{}
+	if q.Get("after") == "now" {
+		last, err := m.lastEvent(c)
+		out.Next = eventCursor(last)
+		return out, err
+	}
+	after, err := numbered("after", "events", q.Get("after"))
+	if err != nil {
+		return nil, err
+	}
+	f := store.EventFilter{Job: ringback.ID(q.Get("job"))}
+	if f.Types, err = types(split(q.Get("types"))); err != nil {
+		return nil, err
+	}
+	events, err := m.Store.EventsAfter(c.Context(), c.project, f, after, n)
+	if err != nil {
+		return nil, err
+	}
+	for i := range events {
+		out.Events = append(out.Events, renderEvent(&events[i]))
+		after = events[i].Seq
+	}
+	out.Next = eventCursor(after)
+	return out, nil
+}
+
+// lastEvent is the Seq of the project's latest event.
+func (m *manage) lastEvent(c *call) (int64, error) { return m.Store.LastEvent(c.Context(), c.project) }
+
+func (m *manage) getEvent(c *call) (any, error) {
+	if _, err := c.query(); err != nil {
+		return nil, err
+	}
+	e, err := m.Store.Event(c.Context(), c.project, c.id())
+	if err != nil {
+		return nil, notFound(err, "event", c.id())
+	}
+	all, err := m.Store.EventDeliveries(c.Context(), c.project, e.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := renderEvent(&e)
+	for i := range all {
+		d, err := m.renderDelivery(c, &all[i], &e)
+		if err != nil {
+			return nil, err
+		}
+		out.Deliveries = append(out.Deliveries, d)
+	}
+	return out, nil
+}
