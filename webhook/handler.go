@@ -35,7 +35,12 @@ func Handler(v *Verifier, next func(http.ResponseWriter, *http.Request, Message)
 			}
 			return
 		}
-		m, err := v.Verify(r.Header, body)
+		m, err := v.VerifyContext(r.Context(), r.Header, body)
+		if errors.Is(err, ErrKeySet) {
+			w.Header().Set("Retry-After", "30") // Not the sender's fault: it is to come again.
+			refuse(w, http.StatusServiceUnavailable, err.Error())
+			return
+		}
 		if err != nil {
 			refuse(w, http.StatusUnauthorized, err.Error())
 			return

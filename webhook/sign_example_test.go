@@ -57,6 +57,6 @@ func ExampleVerifier_Verify() {
 	fmt.Println(errors.Is(err, webhook.ErrTimestamp), err)
 	// Output:
 	// msg_p5jXN8AQM9LWM0D4loKWxJek <nil>
-	// true webhook: no matching signature: wrong secret, or the id, timestamp or body was changed on the way
+	// true webhook: no matching signature: wrong secret or key, or the id, timestamp or body was changed on the way
 	// true webhook: timestamp not acceptable: the message is 1h29m0s old, 5m0s is allowed
 }

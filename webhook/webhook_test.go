@@ -16,14 +16,18 @@ import (
 )
 
 type vector struct {
-	Name      string   `json:"name"`
-	Secrets   []string `json:"secrets"`
-	ID        string   `json:"id"`
-	Timestamp string   `json:"timestamp"`
-	Now       int64    `json:"now"`
-	Body      string   `json:"body"`
-	Signature string   `json:"signature"`
-	Error     string   `json:"error"`
+	Name       string         `json:"name"`
+	Secrets    []string       `json:"secrets,omitempty"`
+	PublicKeys []string       `json:"public_keys,omitempty"`
+	JWKS       map[string]any `json:"jwks,omitempty"`
+	Audience   []string       `json:"audience,omitempty"`
+	Issuer     string         `json:"issuer,omitempty"`
+	ID         string         `json:"id"`
+	Timestamp  string         `json:"timestamp"`
+	Now        int64          `json:"now"`
+	Body       string         `json:"body"`
+	Signature  string         `json:"signature"`
+	Error      string         `json:"error"`
 }
 
 func vectors(t *testing.T) []vector {
@@ -60,11 +64,29 @@ func (v vector) verifier(t *testing.T) *webhook.Verifier {
 		}
 		w.Secrets = append(w.Secrets, secret)
 	}
+	for _, k := range v.PublicKeys {
+		key, err := webhook.ParsePublicKey(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.PublicKeys = append(w.PublicKeys, key)
+	}
+	w.Audience, w.Issuer = v.Audience, v.Issuer
+	if v.JWKS != nil {
+		set, err := json.Marshal(v.JWKS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.Keys, err = webhook.ParseKeySet(set); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return w
 }
 
 func TestVectors(t *testing.T) {
-	reasons := map[string]error{"": nil, "timestamp": webhook.ErrTimestamp, "signature": webhook.ErrSignature, "header": webhook.ErrMissingHeader}
+	reasons := map[string]error{"": nil, "timestamp": webhook.ErrTimestamp, "signature": webhook.ErrSignature, "header": webhook.ErrMissingHeader,
+		"no key": webhook.ErrNoSecret, "token": webhook.ErrToken, "audience": webhook.ErrAudience, "unknown key": webhook.ErrUnknownKey}
 	for _, v := range vectors(t) {
 		t.Run(v.Name, func(t *testing.T) {
 			want, known := reasons[v.Error]
