@@ -133,7 +133,7 @@ func (c *configPrint) Run(s *streams) error {
 	if c.OpenAIKey != "" {
 		c.OpenAIKey = "(set)"
 	}
-	c.OpenAIURL = redacted(c.OpenAIURL)
+	c.OpenAIURL, c.CallbackProxy = redacted(c.OpenAIURL), redacted(c.CallbackProxy)
 	for name, b := range c.Backends {
 		b.URL = redacted(b.URL)
 		c.Backends[name] = b

@@ -101,7 +101,10 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	if a.signing.issuer == "" {
 		a.signing.issuer = a.URL()
 	}
-	outside := egress.Options{AllowHTTP: c.AllowHTTPCallbacks, AllowPrivate: c.AllowPrivateCallbacks, MaxIdlePerHost: c.PerTargetInFlight}
+	outside, err := c.outside()
+	if err != nil {
+		return nil, err
+	}
 	a.callbacks = egress.Client(outside)
 	a.dispatcher = deliver.New(deliver.Config{
 		Store: a.store, Secrets: a.secrets, Tokens: a.signing, Transport: a.callbacks.Transport, Hints: &a.hints, Node: node, Backoff: c.backoff(),

@@ -1,8 +1,10 @@
 package app
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path"
@@ -13,6 +15,7 @@ import (
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/backend/emulator"
 	"ringback.dev/internal/backend/openai"
+	"ringback.dev/internal/egress"
 )
 
 // Config is everything that can be set. Each field is a flag, a variable in the
@@ -27,6 +30,11 @@ type Config struct {
 
 	AllowHTTPCallbacks    bool          `yaml:"allow_http_callbacks" name:"allow-http-callbacks" help:"Allow webhooks with plain http addresses."`
 	AllowPrivateCallbacks bool          `yaml:"allow_private_callbacks" help:"Allow webhooks to loopback, private and other special addresses."`
+	AllowCallbackHosts    []string      `yaml:"allow_callback_hosts" placeholder:"NAME" help:"Names that webhooks may use although their addresses are private, such as hooks.internal or *.corp.example."`
+	AllowCallbackPrefixes []string      `yaml:"allow_callback_prefixes" placeholder:"CIDR" help:"Private addresses that webhooks may use, such as 10.1.0.0/16."`
+	CallbackPorts         []uint16      `yaml:"callback_ports" placeholder:"PORT" help:"The only ports that webhooks may use; any if none is given."`
+	CallbackProxy         string        `yaml:"callback_proxy" placeholder:"URL" help:"Forward proxy for all callbacks, such as http://proxy.example:3128; they are tunnelled with CONNECT."`
+	CallbackCA            string        `yaml:"callback_ca" name:"callback-ca" placeholder:"FILE" help:"PEM file of authorities to trust for callbacks besides the system's."`
 	DeliveryTimeout       time.Duration `yaml:"delivery_timeout" default:"15s" help:"How long one attempt of a callback may take, 1s to 30s."`
 	MaxInFlight           int           `yaml:"max_in_flight" default:"1024" help:"Callbacks under way at once. Half of them is kept for webhooks that answer."`
 	PerTargetInFlight     int           `yaml:"per_target_in_flight" default:"64" help:"Callbacks under way at once to one webhook, at most; how many there are depends on how it answers."`
@@ -165,6 +173,9 @@ func (c *Config) check() error {
 			return fmt.Errorf("%s: %d is less than 1", n.key, n.value)
 		}
 	}
+	if _, err := c.outside(); err != nil {
+		return err
+	}
 	if c.Grace < 0 {
 		return fmt.Errorf("grace: %s is negative", c.Grace)
 	}
@@ -182,6 +193,39 @@ func short(d time.Duration) string {
 		s = s[:len(s)-2]
 	}
 	return s
+}
+
+// outside is what callbacks may reach, and how.
+func (c *Config) outside() (egress.Options, error) {
+	o := egress.Options{AllowHTTP: c.AllowHTTPCallbacks, AllowPrivate: c.AllowPrivateCallbacks, AllowHosts: c.AllowCallbackHosts, Ports: c.CallbackPorts,
+		MaxIdlePerHost: c.PerTargetInFlight}
+	for _, text := range c.AllowCallbackPrefixes {
+		p, err := netip.ParsePrefix(text)
+		if err != nil || p != p.Masked() {
+			return o, fmt.Errorf("allow_callback_prefixes: %q is not a prefix such as 10.1.0.0/16", text)
+		}
+		o.AllowPrefixes = append(o.AllowPrefixes, p)
+	}
+	if c.CallbackProxy != "" {
+		u, err := url.Parse(c.CallbackProxy)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+			return o, fmt.Errorf("callback_proxy: expected an address such as http://proxy.example:3128") // It may hold a password.
+		}
+		o.Proxy = u
+	}
+	if c.CallbackCA != "" {
+		pem, err := os.ReadFile(c.CallbackCA)
+		if err != nil {
+			return o, fmt.Errorf("callback_ca: %w", err)
+		}
+		if o.RootCAs, err = x509.SystemCertPool(); err != nil {
+			o.RootCAs = x509.NewCertPool()
+		}
+		if !o.RootCAs.AppendCertsFromPEM(pem) {
+			return o, fmt.Errorf("callback_ca: there is no certificate in %s", c.CallbackCA)
+		}
+	}
+	return o, nil
 }
 
 // backoff is when callbacks are tried again.

@@ -5,13 +5,15 @@
 package egress
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,6 +30,20 @@ type Options struct {
 	AllowHTTP bool
 	// AllowPrivate permits loopback, private and other special addresses.
 	AllowPrivate bool
+	// AllowPrefixes permits addresses that are special otherwise, AllowHosts what
+	// names resolve to: a name such as "hooks.internal", or "*.corp.example" for all
+	// below it.
+	AllowPrefixes []netip.Prefix
+	AllowHosts    []string
+	// Ports, if not empty, are the only ones that are connected to.
+	Ports []uint16
+	// Proxy, if not nil, is a forward proxy (http or https) through which everything
+	// goes, tunnelled with CONNECT (RFC 9110 §9.3.6). Targets are checked all the
+	// same: their names are resolved here, and the proxy is told the address.
+	Proxy *url.URL
+	// RootCAs, if not nil, are the authorities that are trusted instead of the
+	// system's.
+	RootCAs *x509.CertPool
 	// MaxIdlePerHost bounds the kept-alive connections to one host; zero means 128.
 	MaxIdlePerHost int
 }
@@ -38,20 +54,16 @@ var ErrBlocked = errors.New("the address is not public")
 // maxURI bounds the length of an address.
 const maxURI = 2048
 
-// Client returns a client that follows no redirect, uses no proxy and has no
-// time-out of its own: the request's context bounds it.
+// Client returns a client that follows no redirect, uses no proxy but that of the
+// options, and has no time-out of its own: the request's context bounds it.
 func Client(o Options) *http.Client {
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
-	if !o.AllowPrivate {
-		dialer.Control = guard()
-	}
 	perHost := o.MaxIdlePerHost
 	if perHost == 0 {
 		perHost = 128
 	}
 	return &http.Client{
 		Transport: &Transport{
-			Dial:    dialer.DialContext,
+			Dial: newDialer(o).dial, TLS: &tls.Config{RootCAs: o.RootCAs, MinVersion: tls.VersionTLS12},
 			MaxIdle: 2048, MaxIdlePerHost: perHost,
 			IdleTimeout: 90 * time.Second, HandshakeTimeout: 10 * time.Second,
 			MaxHeader: 64 << 10,
@@ -62,13 +74,21 @@ func Client(o Options) *http.Client {
 
 // newGuard knows the addresses that are not public by IANA's tables, and one that
 // is, but by which Azure's machines reach their host.
-func newGuard() *ssrf.Guardian {
-	return ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(netip.MustParsePrefix("168.63.129.16/32")))
+func newGuard(o Options) *ssrf.Guardian {
+	set := []ssrf.Option{ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(netip.MustParsePrefix("168.63.129.16/32"))}
+	var v4, v6 []netip.Prefix
+	for _, p := range o.AllowPrefixes {
+		if p.Addr().Is4() {
+			v4 = append(v4, p)
+		} else {
+			v6 = append(v6, p)
+		}
+	}
+	return ssrf.New(append(set, ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...))...)
 }
 
 // guard checks an address as it is connected to.
-func guard() func(network, address string, c syscall.RawConn) error {
-	g := newGuard()
+func guard(g *ssrf.Guardian) func(network, address string, c syscall.RawConn) error {
 	return func(network, address string, c syscall.RawConn) error {
 		if err := g.Safe(network, address, c); err != nil {
 			return ErrBlocked
@@ -109,20 +129,25 @@ func CheckURI(raw string, o Options) error {
 	case u.Fragment != "":
 		return bad("it must not have a fragment (#…)")
 	}
-	if port := u.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return bad("port %s does not exist", port)
+	port := map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	if given := u.Port(); given != "" {
+		if n, err := strconv.ParseUint(given, 10, 16); err != nil || n == 0 {
+			return bad("port %s does not exist", given)
 		}
+		port = given
 	}
-	if !o.AllowPrivate && blockedHost(u.Hostname()) {
-		return bad("%s is not a public address (the server's --allow-private-callbacks would allow it)", u.Hostname())
+	if !o.portAllowed(port) {
+		return bad("port %s is not among those of the server's --callback-ports", port)
+	}
+	if !o.AllowPrivate && !o.hostAllowed(u.Hostname()) && o.blockedHost(u.Hostname()) {
+		return bad("%s is not a public address (the server's --allow-callback-hosts, --allow-callback-prefixes or --allow-private-callbacks would allow it)", u.Hostname())
 	}
 	return nil
 }
 
 // blockedHost reports whether a host is, by its name alone, one that Client
 // would refuse.
-func blockedHost(host string) bool {
+func (o *Options) blockedHost(host string) bool {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") || strings.HasSuffix(host, ".internal") || strings.HasSuffix(host, ".local") {
 		return true
@@ -139,7 +164,31 @@ func blockedHost(host string) bool {
 	if addr.Is6() {
 		network = "tcp6"
 	}
-	return newGuard().Safe(network, netip.AddrPortFrom(addr, 443).String(), nil) != nil
+	return newGuard(*o).Safe(network, netip.AddrPortFrom(addr, 443).String(), nil) != nil
+}
+
+// hostAllowed reports whether the options permit a name whatever it resolves to.
+func (o *Options) hostAllowed(host string) bool {
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	for _, allowed := range o.AllowHosts {
+		allowed = strings.TrimSuffix(strings.ToLower(allowed), ".")
+		if suffix, ok := strings.CutPrefix(allowed, "*"); ok && strings.HasPrefix(suffix, ".") {
+			if strings.HasSuffix(host, suffix) && len(host) > len(suffix) {
+				return true
+			}
+		} else if host == allowed {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *Options) portAllowed(port string) bool {
+	if len(o.Ports) == 0 {
+		return true
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && slices.Contains(o.Ports, uint16(n))
 }
 
 // ReadBounded reads the first n bytes of an answer's body and closes it. A body

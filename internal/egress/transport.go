@@ -3,7 +3,9 @@ package egress
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +22,9 @@ import (
 // used by one request at a time, written with one system call and read by the
 // goroutine that asks. net/http's transport hands each request to two more
 // goroutines; without that a small POST costs half as much, and callbacks are
-// nothing but small POSTs (docs/decisions/0007-own-transport.md).
+// nothing but small POSTs (docs/decisions/0007-own-transport.md). Where a server
+// agrees on HTTP/2 in the TLS handshake, requests share net/http's connections
+// for that (shared.go).
 //
 // It implements http.RoundTripper for requests with a body of known length. It
 // uses no proxy, does not ask for compression and reports its phases to the
@@ -34,13 +38,48 @@ type Transport struct {
 	MaxIdle, MaxIdlePerHost int
 	// IdleTimeout is how long they are kept, HandshakeTimeout how long TLS may take.
 	IdleTimeout, HandshakeTimeout time.Duration
+	// MaxAge is how long a connection is used for new requests, so that a name's
+	// new address is noticed. Zero means 5 minutes.
+	MaxAge time.Duration
+	// NoHTTP2 keeps to HTTP/1.1.
+	NoHTTP2 bool
 	// MaxHeader bounds the bytes of an answer's header.
 	MaxHeader int64
 
-	mu    sync.Mutex
-	idle  map[string][]*conn // By scheme and host; used last is last.
-	kept  int                // Connections in idle.
-	swept time.Time
+	mu     sync.Mutex
+	idle   map[string][]*conn   // By scheme, host and certificate; used last is last.
+	kept   int                  // Connections in idle.
+	shared map[string][]*shared // HTTP/2 connections, by the same keys.
+	timer  *time.Timer          // Sweeps as long as anything is kept.
+}
+
+func (t *Transport) maxAge() time.Duration {
+	if t.MaxAge == 0 {
+		return 5 * time.Minute
+	}
+	return t.MaxAge
+}
+
+// With returns a transport that shows a client certificate (mutual TLS). It
+// shares no connection with requests that show another, or none.
+func (t *Transport) With(cert *tls.Certificate) http.RoundTripper {
+	sum := sha256.New()
+	for _, der := range cert.Certificate {
+		sum.Write(der)
+	}
+	return &certified{t, cert, hex.EncodeToString(sum.Sum(nil))}
+}
+
+// certified is a transport with a client certificate.
+type certified struct {
+	t    *Transport
+	cert *tls.Certificate
+	id   string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c *certified) RoundTrip(req *http.Request) (*http.Response, error) {
+	return c.t.roundTrip(req, c)
 }
 
 // conn is a connection. It belongs to one request, or to the idle list.
@@ -51,7 +90,8 @@ type conn struct {
 	limit  io.LimitedReader // Bounds what one answer may bring.
 	reader *bufio.Reader
 	out    []byte // The request as it is written.
-	since  time.Time
+	born   time.Time
+	since  time.Time // Since when it is idle.
 	reused bool
 }
 
@@ -62,6 +102,10 @@ var (
 
 // RoundTrip implements http.RoundTripper.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	return t.roundTrip(req, nil)
+}
+
+func (t *Transport) roundTrip(req *http.Request, as *certified) (*http.Response, error) {
 	if err := sendable(req); err != nil {
 		if req.Body != nil {
 			_ = req.Body.Close() // Nothing was read of it.
@@ -78,9 +122,16 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	for fresh := false; ; fresh = true {
-		c, err := t.connect(req, fresh)
+		c, s, err := t.connect(req, as, fresh)
 		if err != nil {
 			return nil, err
+		}
+		if s != nil {
+			resp, again, err := s.exchange(req, body)
+			if !again || fresh || req.Context().Err() != nil {
+				return resp, err
+			}
+			continue
 		}
 		resp, err := t.exchange(c, req, body)
 		if err == nil {
@@ -228,16 +279,25 @@ func (b *answerBody) finish(whole bool) {
 	}
 }
 
-// connect takes a kept connection, unless a fresh one is asked for, or makes one.
-func (t *Transport) connect(req *http.Request, fresh bool) (*conn, error) {
+// connect takes a kept connection, unless a fresh one is asked for, or makes one:
+// of HTTP/1.1 a whole one, of HTTP/2 a place on a shared one.
+func (t *Transport) connect(req *http.Request, as *certified, fresh bool) (*conn, *shared, error) {
 	key := req.URL.Scheme + "://" + req.URL.Host
+	if as != nil {
+		key += "#" + as.id
+	}
+	if req.URL.Scheme == "https" && !fresh {
+		if s := t.reserved(key); s != nil {
+			return nil, s, nil
+		}
+	}
 	for !fresh {
 		c := t.get(key)
 		if c == nil {
 			break
 		}
 		if c.quiet() {
-			return c, nil
+			return c, nil, nil
 		}
 		_ = c.Close() // It was closed by the other side, or says what nobody asked.
 	}
@@ -246,28 +306,49 @@ func (t *Transport) connect(req *http.Request, fresh bool) (*conn, error) {
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[req.URL.Scheme]
 	}
-	plain, err := t.Dial(ctx, "tcp", net.JoinHostPort(req.URL.Hostname(), port))
+	address := net.JoinHostPort(req.URL.Hostname(), port)
+	plain, err := t.Dial(ctx, "tcp", address)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	c := &conn{Conn: plain, quiet: quietness(plain), key: key}
+	c := &conn{Conn: plain, quiet: quietness(plain), key: key, born: time.Now()}
 	if req.URL.Scheme == "https" {
-		if c.Conn, err = t.handshake(ctx, plain, req.URL.Hostname()); err != nil {
+		secure, err := t.handshake(ctx, plain, req.URL.Hostname(), as)
+		if err != nil {
 			_ = plain.Close() // The error that matters is known.
-			return nil, err
+			return nil, nil, err
 		}
+		if secure.ConnectionState().NegotiatedProtocol == "h2" {
+			s, err := t.share(secure, address)
+			if err != nil {
+				_ = plain.Close() // As above.
+				return nil, nil, err
+			}
+			if s = t.keepShared(key, s); s == nil {
+				_ = plain.Close()
+				return nil, nil, fmt.Errorf("%w: HTTP/2", errNothing)
+			}
+			return nil, s, nil
+		}
+		c.Conn = secure
 	}
 	c.limit.R = c.Conn
 	c.reader = bufio.NewReaderSize(&c.limit, 2<<10)
-	return c, nil
+	return c, nil, nil
 }
 
-func (t *Transport) handshake(ctx context.Context, plain net.Conn, host string) (net.Conn, error) {
+func (t *Transport) handshake(ctx context.Context, plain net.Conn, host string, as *certified) (*tls.Conn, error) {
 	config := t.TLS.Clone()
 	if config == nil {
 		config = &tls.Config{}
 	}
-	config.ServerName, config.NextProtos = host, []string{"http/1.1"}
+	config.ServerName, config.NextProtos = host, []string{"h2", "http/1.1"}
+	if t.NoHTTP2 {
+		config.NextProtos = config.NextProtos[1:]
+	}
+	if as != nil {
+		config.Certificates = []tls.Certificate{*as.cert}
+	}
 	ctx, cancel := context.WithTimeout(ctx, t.HandshakeTimeout)
 	defer cancel()
 	trace := httptrace.ContextClientTrace(ctx)
@@ -293,8 +374,8 @@ func (t *Transport) get(key string) *conn {
 	c := list[len(list)-1]
 	t.idle[key] = list[:len(list)-1]
 	t.kept--
-	if time.Since(c.since) > t.IdleTimeout {
-		_ = c.Close() // The older ones are swept.
+	if now := time.Now(); now.Sub(c.since) > t.IdleTimeout || now.Sub(c.born) > t.maxAge() {
+		_ = c.Close() // The others of its kind are swept.
 		return nil
 	}
 	c.reused = true
@@ -310,21 +391,41 @@ func (t *Transport) put(c *conn) {
 	if t.idle == nil {
 		t.idle = make(map[string][]*conn)
 	}
-	if now.Sub(t.swept) > t.IdleTimeout/2 {
-		t.sweep(now)
-	}
 	list := t.idle[c.key]
-	if len(list) >= t.MaxIdlePerHost || t.kept >= t.MaxIdle {
+	if len(list) >= t.MaxIdlePerHost || t.kept >= t.MaxIdle || now.Sub(c.born) > t.maxAge() {
 		_ = c.Close() // There are enough.
 		return
 	}
 	t.idle[c.key] = append(list, c)
 	t.kept++
+	t.watch()
+}
+
+// watch sees to it that idle connections are swept, as long as there are any.
+// Called with mu held.
+func (t *Transport) watch() {
+	if t.timer == nil {
+		t.timer = time.AfterFunc(t.IdleTimeout/2, func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.timer = nil
+			t.sweep(time.Now())
+			if t.kept > 0 || len(t.shared) > 0 {
+				t.watch()
+			}
+		})
+	}
 }
 
 // sweep closes what has been idle for too long. Called with mu held.
 func (t *Transport) sweep(now time.Time) {
-	t.swept = now
+	for key, all := range t.shared {
+		for _, s := range all {
+			if s.cc.Err() != nil || now.Sub(s.born) > t.maxAge() || s.cc.InFlight() == 0 && now.Sub(s.used) > t.IdleTimeout {
+				t.retire(key, s)
+			}
+		}
+	}
 	for key, list := range t.idle {
 		old := 0
 		for old < len(list) && now.Sub(list[old].since) > t.IdleTimeout {
@@ -340,9 +441,19 @@ func (t *Transport) sweep(now time.Time) {
 	}
 }
 
-// CloseIdleConnections closes all kept connections.
+// CloseIdleConnections closes all kept connections, and lets no shared one be used
+// again.
 func (t *Transport) CloseIdleConnections() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sweep(time.Now().Add(2 * t.IdleTimeout))
+	if t.timer != nil {
+		t.timer.Stop()
+		t.timer = nil
+	}
+	for key, all := range t.shared {
+		for _, s := range all {
+			t.retire(key, s)
+		}
+	}
+	t.sweep(time.Now().Add(2*t.IdleTimeout + 2*t.maxAge()))
 }
