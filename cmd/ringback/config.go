@@ -24,6 +24,7 @@ type settings struct {
 // complete adds what only the file and the environment hold.
 func (s *settings) complete() error {
 	s.MasterKey = os.Getenv("RINGBACK_MASTER_KEY")
+	s.NextMasterKey = os.Getenv("RINGBACK_MASTER_KEY_NEXT")
 	s.OperatorKey = os.Getenv("RINGBACK_OPERATOR_KEY")
 	if s.ConfigFile == "" {
 		return nil

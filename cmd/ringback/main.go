@@ -24,8 +24,15 @@ type commands struct {
 	Demo     demoCommand     `cmd:"" help:"Show one whole round trip: job, event, signed callback, verification."`
 	Verify   verifyCommand   `cmd:"" help:"Check the signature of a callback that you saved, and say why it fails."`
 	Webhooks webhooksCommand `cmd:"" help:"Manage the webhooks of a server."`
-	Config   configCommand   `cmd:"" help:"Check or print the configuration."`
-	Version  versionCommand  `cmd:"" help:"Print the version."`
+
+	Events     eventsCommand     `cmd:"" help:"See what happened, as it happens if you like."`
+	Deliveries deliveriesCommand `cmd:"" help:"See what was sent and what came back; send again."`
+	Jobs       jobsCommand       `cmd:"" help:"See jobs, and the story of each."`
+	Projects   projectsCommand   `cmd:"" help:"Manage projects (operators)."`
+	Keys       keysCommand       `cmd:"" help:"Manage API keys, signing keys and the master key (operators)."`
+
+	Config  configCommand  `cmd:"" help:"Check or print the configuration."`
+	Version versionCommand `cmd:"" help:"Print the version."`
 }
 
 const description = `ringback runs long AI jobs behind the Gemini API and calls you back, signed, the moment they end.

@@ -84,6 +84,8 @@ type webhooksCommand struct {
 	Delete webhooksDelete `cmd:"" help:"Remove a webhook. What waits for it is not delivered."`
 	Ping   webhooksPing   `cmd:"" help:"Send a ping event to a webhook."`
 	Rotate webhooksRotate `cmd:"" help:"Make a new signing secret."`
+
+	Settings webhooksSettings `cmd:"" help:"Show or change how a webhook is treated: signature, time-out, retries, rate, headers."`
 }
 
 type webhooksCreate struct {

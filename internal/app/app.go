@@ -79,12 +79,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 		return nil, err
 	}
 	a.store = opened
-	if c.MasterKey != "" {
-		a.secrets, err = keyring.Parse(c.MasterKey)
-	} else {
-		a.secrets, err = keyring.Open(c.Data)
-	}
-	if err != nil {
+	if a.secrets, err = c.keyring(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.checkMasterKey(ctx); err != nil {
@@ -176,6 +171,53 @@ func (a *App) ready(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, http.StatusOK, "ok")
+}
+
+// keyring opens the master key, from where the configuration says.
+func (c *Config) keyring(ctx context.Context) (*keyring.Keyring, error) {
+	switch {
+	case c.MasterKey != "":
+		return keyring.Parse(c.MasterKey)
+	case c.MasterKeyCommand != "":
+		return keyring.Command(ctx, c.MasterKeyCommand)
+	}
+	return keyring.Open(c.Data)
+}
+
+// RotateMaster seals everything under a new master key and returns how many
+// values that were: one that it makes, if the key is in the data folder, or
+// NextMasterKey. The server must not run. It can be broken off and begun again.
+func RotateMaster(ctx context.Context, c Config) (int, error) {
+	st, err := sqlite.Open(ctx, c.Data)
+	if err != nil {
+		return 0, err
+	}
+	defer st.Close()
+	own := c.MasterKey == "" && c.MasterKeyCommand == ""
+	var k *keyring.Keyring
+	if own {
+		k, err = keyring.BeginRotation(c.Data)
+	} else {
+		var old, next *keyring.Keyring
+		if c.NextMasterKey == "" {
+			return 0, errors.New("the master key is not in the data folder: give the new one, the base64 of 32 bytes, in RINGBACK_MASTER_KEY_NEXT")
+		}
+		old, err = c.keyring(ctx)
+		if err == nil {
+			next, err = keyring.Parse(c.NextMasterKey)
+		}
+		if err == nil {
+			k = next.WithPrevious(old)
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	n, err := st.Reseal(ctx, k.Reseal, byServer(time.Now()))
+	if err == nil && own {
+		err = keyring.FinishRotation(c.Data)
+	}
+	return n, err
 }
 
 // checkMasterKey makes sure at the start, not at the first callback, that the

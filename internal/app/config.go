@@ -55,6 +55,8 @@ type Config struct {
 	Scenario  string `yaml:"scenario" placeholder:"FILE" help:"Scenario of the emulator (see docs/emulator.md)."`
 	Emulator  bool   `yaml:"emulator" help:"Let the built-in emulator answer the models that nothing else does. No model runs then. Always on in dev."`
 
+	MasterKeyCommand string `yaml:"master_key_command" placeholder:"COMMAND" help:"Shell command that prints the master key, instead of the file in the data folder."`
+
 	Grace     time.Duration `yaml:"grace" default:"10s" help:"How long work under way may go on when the server is told to stop."`
 	LogLevel  string        `yaml:"log_level" default:"info" enum:"debug,info,warn,error" help:"Least important lines to log: debug, info, warn or error."`
 	LogFormat string        `yaml:"log_format" default:"text" enum:"text,json" help:"Form of the log: text or json."`
@@ -66,6 +68,9 @@ type Config struct {
 	// Dev makes a server for development: any API key, loopback callbacks, a
 	// receiver at /inbox.
 	Dev bool `yaml:"-" kong:"-"`
+	// NextMasterKey is the text of the master key that RotateMaster seals under, if
+	// MasterKey is not empty.
+	NextMasterKey string `yaml:"-" kong:"-"`
 	// OperatorKey, if not empty, is accepted as an operator's key.
 	OperatorKey string `yaml:"-" kong:"-"`
 	// MasterKey is the master key's text; empty means the file in Data.

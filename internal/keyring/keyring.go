@@ -32,17 +32,38 @@ const (
 type Keyring struct {
 	aead cipher.AEAD
 	id   [idSize]byte
+	// previous, if not nil, unseals what was sealed before the master key was
+	// replaced.
+	previous *Keyring
 }
 
 // ErrWrongKey is wrapped when a value was sealed under another master key.
 var ErrWrongKey = errors.New("the master key does not match the data folder")
 
 // Open reads the master key from the file master.key in dir, making it on first
-// use. The file must be readable by its owner only.
+// use. The file must be readable by its owner only. If a rotation of the key was
+// cut off, both keys unseal and the new one seals.
 func Open(dir string) (*Keyring, error) {
-	path := filepath.Join(dir, fileName)
+	k, err := openFile(dir, fileName, true)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, nextName)); errors.Is(err, fs.ErrNotExist) {
+		return k, nil
+	}
+	next, err := openFile(dir, nextName, false)
+	if err != nil {
+		return nil, err
+	}
+	next.previous = k
+	return next, nil
+}
+
+// openFile reads a key file, and makes one if it is missing and may be made.
+func openFile(dir, name string, makeIt bool) (*Keyring, error) {
+	path := filepath.Join(dir, name)
 	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && makeIt {
 		return create(dir, path)
 	}
 	if err != nil {
@@ -124,6 +145,9 @@ func (k *Keyring) Unseal(sealed []byte, context string) ([]byte, error) {
 		return nil, errors.New("not a sealed value of a known version")
 	}
 	if [idSize]byte(sealed[1:1+idSize]) != k.id {
+		if k.previous != nil {
+			return k.previous.Unseal(sealed, context)
+		}
 		return nil, ErrWrongKey
 	}
 	secret, err := k.aead.Open(nil, nil, sealed[1+idSize:], []byte(context))

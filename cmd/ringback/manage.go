@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// manage calls ringback's own API and decodes the answer.
+func (c *client) manage(ctx context.Context, method, path string, body, out any) error {
+	resp, err := c.open(ctx, method, path, body, time.Minute)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<20)).Decode(out); err != nil {
+		return fmt.Errorf("the answer can't be read: %w", err)
+	}
+	return nil
+}
+
+// open makes a request to ringback's own API. An error of the server is its message.
+func (c *client) open(ctx context.Context, method, path string, body any, timeout time.Duration) (*http.Response, error) {
+	var reader io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		reader = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(c.Server, "/")+"/ringback/v1/"+path, reader)
+	if err != nil {
+		return nil, fmt.Errorf("--server: %q is not the address of a server", c.Server)
+	}
+	req.Header.Set("X-Goog-Api-Key", c.APIKey)
+	resp, err := (&http.Client{Timeout: timeout}).Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("the server does not answer: %w", err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	var said struct{ Error struct{ Message string } }
+	if err == nil && json.Unmarshal(data, &said) == nil && said.Error.Message != "" {
+		return nil, errors.New(said.Error.Message)
+	}
+	return nil, fmt.Errorf("the server answered %s; is %s a ringback server?", resp.Status, c.Server)
+}
+
+// raw prints the server's JSON of a request.
+func (c *client) raw(ctx context.Context, s *streams, method, path string, body any) error {
+	var v json.RawMessage
+	if err := c.manage(ctx, method, path, body, &v); err != nil {
+		return err
+	}
+	return printJSON(s, v)
+}
+
+// pages reads lists page by page, at most limit items in all, 0 for no limit.
+func pages[T any](ctx context.Context, c *client, path string, q url.Values, cursor, member string, limit int) ([]T, error) {
+	var all []T
+	for {
+		size := 1000
+		if limit > 0 {
+			size = min(size, limit-len(all))
+		}
+		q.Set("limit", strconv.Itoa(size))
+		var page map[string]json.RawMessage
+		if err := c.manage(ctx, http.MethodGet, path+"?"+q.Encode(), nil, &page); err != nil {
+			return nil, err
+		}
+		var items []T
+		if err := json.Unmarshal(page[member], &items); err != nil {
+			return nil, fmt.Errorf("the answer can't be read: %w", err)
+		}
+		all = append(all, items...)
+		var next string
+		if page["next"] != nil {
+			if err := json.Unmarshal(page["next"], &next); err != nil {
+				return nil, fmt.Errorf("the answer can't be read: %w", err)
+			}
+		}
+		if next == "" || len(items) < size || limit > 0 && len(all) >= limit {
+			return all, nil
+		}
+		q.Set(cursor, next)
+	}
+}
+
+// set puts what is not empty into a query.
+func set(q url.Values, name, value string) {
+	if value != "" {
+		q.Set(name, value)
+	}
+}
+
+// when reads a time that people gave: RFC 3339, a date, or an age such as 24h. The
+// result is RFC 3339; empty stays empty.
+func when(flag, text string, now time.Time) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+			return t.UTC().Format(time.RFC3339), nil
+		}
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return now.Add(-d).UTC().Format(time.RFC3339), nil
+	}
+	return "", fmt.Errorf("--%s: %q is neither a time (2026-10-01T12:00:00Z), a date (2026-10-01) nor an age (24h)", flag, text)
+}
+
+// local shows a server's time in the local zone, to the second.
+func local(text string) string {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return text
+	}
+	return t.Local().Format("2006-01-02 15:04:05 MST")
+}
+
+// follow reads server-sent events (the HTML standard §9.2.6) and calls each with
+// their name, id and data, until the stream ends or each returns an error.
+func follow(r io.Reader, each func(name, id, data string) error) error {
+	var name, id, data string
+	lines := newLines(r)
+	for lines.Scan() {
+		field, value, _ := strings.Cut(lines.Text(), ":")
+		value = strings.TrimPrefix(value, " ")
+		switch field {
+		case "":
+			if lines.Text() == "" && data != "" {
+				if err := each(name, id, strings.TrimSuffix(data, "\n")); err != nil {
+					return err
+				}
+			}
+			if lines.Text() == "" {
+				name, id, data = "", "", ""
+			}
+		case "event":
+			name = value
+		case "id":
+			id = value
+		case "data":
+			data += value + "\n"
+		}
+	}
+	return lines.Err()
+}
