@@ -128,7 +128,14 @@ func save(ts *testscript.TestScript, _ bool, args []string) {
 			return
 		}
 	}
-	ts.Fatalf("no line begins with %q", args[1])
+	// Or a word of a line does.
+	for word := range strings.FieldsSeq(ts.ReadFile("stdout")) {
+		if rest, ok := strings.CutPrefix(word, args[1]); ok {
+			ts.Setenv(args[0], rest)
+			return
+		}
+	}
+	ts.Fatalf("no line or word begins with %q", args[1])
 }
 
 func busy(ts *testscript.TestScript, _ bool, args []string) {
