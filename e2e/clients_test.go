@@ -1,0 +1,16 @@
+package e2e
+
+import (
+	"path/filepath"
+	"testing"
+)
+
+// TestClients runs the tests of the packages for receivers, which share their
+// vectors with the Go package webhook.
+func TestClients(t *testing.T) {
+	out := runner(t, "../clients/javascript", nil, node(t), "--test", "--test-reporter=tap", "test/")
+	count(t, "clients/javascript", out, `(?m)^# pass (\d+)$`, `(?m)^# (?:fail|skipped|cancelled|todo) ([1-9]\d*)$`)
+	python := filepath.Join(cache(t, "python3"), "bin", "python")
+	out = runner(t, "../clients/python", []string{"PYTHONDONTWRITEBYTECODE=1"}, python, "-m", "unittest", "discover", "-v", "tests")
+	count(t, "clients/python", out, `(?m)^Ran (\d+) tests?`, `(?m)^FAILED|skipped=`)
+}
