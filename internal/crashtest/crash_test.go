@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -115,7 +116,7 @@ func newWorld(t *testing.T, binary string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.receiver.verifier = &webhook.Verifier{Secrets: []webhook.Secret{secret}}
+	w.receiver.secret = secret
 	w.stop()
 	return w
 }
@@ -147,6 +148,7 @@ func (w *world) start(crashAt string) {
 			w.url = ""
 		}
 	}
+	w.receiver.keys.Store(webhook.NewKeySet(w.url + "/.well-known/jwks.json"))
 	go func() { _, _ = io.Copy(io.Discard, out) }() // Ends with the process.
 	if w.url == "" {
 		w.t.Fatalf("the server does not start: %s", w.log())
@@ -211,10 +213,14 @@ func (w *world) post(path, body string, out any) error {
 // acknowledge are not counted.
 func (w *world) submit(n int) {
 	var wg sync.WaitGroup
-	for range n {
+	for i := range n {
 		wg.Go(func() {
 			var job struct{ ID string }
-			if w.post("/v1/interactions", `{"model":"m","input":"hi","background":true}`, &job) == nil && job.ID != "" {
+			body := `{"model":"m","input":"hi","background":true}`
+			if i%2 == 1 { // It names its receiver, which gets a JWT.
+				body = fmt.Sprintf(`{"model":"m","input":"hi","background":true,"webhook_config":{"uris":[%q]}}`, w.receiver.srv.URL)
+			}
+			if w.post("/v1/interactions", body, &job) == nil && job.ID != "" {
 				w.mu.Lock()
 				w.acknowledged[job.ID] = true
 				w.mu.Unlock()
@@ -243,9 +249,10 @@ func (w *world) everyCallback() {
 
 // receiver notes every callback, as a receiver that acts once would.
 type receiver struct {
-	t        *testing.T
-	srv      *httptest.Server
-	verifier *webhook.Verifier
+	t      *testing.T
+	srv    *httptest.Server
+	secret webhook.Secret
+	keys   atomic.Pointer[webhook.KeySet] // Of the server that runs.
 
 	mu      sync.Mutex
 	arrived map[string]map[string]int // Job → webhook-id → times.
@@ -265,7 +272,12 @@ func (r *receiver) receive(w http.ResponseWriter, q *http.Request) {
 	if err != nil {
 		return // The server died while it sent.
 	}
-	m, err := r.verifier.Verify(q.Header, body)
+	v := &webhook.Verifier{Secrets: []webhook.Secret{r.secret}, Keys: r.keys.Load(), Audience: []string{r.srv.URL}}
+	m, err := v.VerifyContext(q.Context(), q.Header, body)
+	if errors.Is(err, webhook.ErrKeySet) {
+		w.WriteHeader(http.StatusServiceUnavailable) // The server died meanwhile.
+		return
+	}
 	if err != nil {
 		r.t.Errorf("a callback does not verify: %v", err)
 		return
