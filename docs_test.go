@@ -165,7 +165,7 @@ func buildProgram(t *testing.T) *program {
 	if !found {
 		t.Fatalf("the help lists no commands:\n%s", top)
 	}
-	for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z]+)?)  +\S`).FindAllStringSubmatch(list, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z-]+)?)  +\S`).FindAllStringSubmatch(list, -1) {
 		p.help[m[1]] = p.run(t, append(strings.Fields(m[1]), "--help")...)
 		for _, f := range flagPattern.FindAllString(p.help[m[1]], -1) {
 			p.flags[f] = true
