@@ -241,6 +241,18 @@ func (a *App) checkMasterKey(ctx context.Context) error {
 			}
 		}
 	}
+	keys, err := a.store.SigningKeys(ctx)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if k.Sealed == nil {
+			continue
+		}
+		if _, err := a.secrets.Unseal(k.Sealed, store.SealSigning+k.ID); errors.Is(err, keyring.ErrWrongKey) {
+			return fmt.Errorf("%w: restore master.key, or RINGBACK_MASTER_KEY, from your backup", err)
+		}
+	}
 	return nil
 }
 

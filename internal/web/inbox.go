@@ -130,6 +130,14 @@ func (b *Inbox) verify(ctx context.Context, h http.Header, body []byte) error {
 		if err != nil {
 			return err
 		}
+		if s.Scheme == ringback.V1a {
+			key, err := webhook.ParseSigningKey(string(text))
+			if err != nil {
+				return err
+			}
+			v.PublicKeys = append(v.PublicKeys, key.Public())
+			continue
+		}
 		secret, err := webhook.ParseSecret(string(text))
 		if err != nil {
 			return err
