@@ -88,7 +88,7 @@ func (c *eventsList) Run(ctx context.Context, s *streams) error {
 // it was.
 func (c *eventsList) follow(ctx context.Context, s *streams, q url.Values) error {
 	for wait := time.Second; ; {
-		resp, err := c.open(ctx, http.MethodGet, "stream?"+q.Encode(), nil, 0)
+		resp, err := c.open(ctx, http.MethodGet, "/ringback/v1/stream?"+q.Encode(), nil, 0)
 		if err == nil {
 			wait = time.Second
 			err = follow(resp.Body, func(name, id, data string) error {

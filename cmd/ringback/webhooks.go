@@ -1,64 +1,15 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 )
-
-// client are the flags of commands that talk to a server.
-type client struct {
-	Server string `default:"http://127.0.0.1:8080" env:"RINGBACK_SERVER,GOOGLE_GEMINI_BASE_URL" placeholder:"URL" help:"Base address of the server."`
-	APIKey string `name:"api-key" required:"" env:"RINGBACK_API_KEY,GEMINI_API_KEY" placeholder:"KEY" help:"API key of the project."`
-	JSON   bool   `name:"json" help:"Print the server's JSON."`
-}
-
-// call makes a request and decodes the answer into out.
-func (c *client) call(ctx context.Context, method, path string, body, out any) error {
-	var reader io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		reader = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(c.Server, "/")+"/v1"+path, reader)
-	if err != nil {
-		return fmt.Errorf("--server: %q is not the address of a server", c.Server)
-	}
-	req.Header.Set("X-Goog-Api-Key", c.APIKey)
-	resp, err := (&http.Client{Timeout: time.Minute}).Do(req)
-	if err != nil {
-		return fmt.Errorf("the server does not answer: %w", err)
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
-	if err != nil {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		var said struct {
-			Error struct{ Message string }
-		}
-		if json.Unmarshal(data, &said) == nil && said.Error.Message != "" {
-			return fmt.Errorf("%s", said.Error.Message)
-		}
-		return fmt.Errorf("the server answered %s; is %s a ringback server?", resp.Status, c.Server)
-	}
-	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("the answer can't be read: %w", err)
-	}
-	return nil
-}
 
 // webhookAnswer is what is read of a webhook.
 type webhookAnswer struct {

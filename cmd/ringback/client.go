@@ -14,8 +14,24 @@ import (
 	"time"
 )
 
+// client are the flags of commands that talk to a server.
+type client struct {
+	Server string `default:"http://127.0.0.1:8080" env:"RINGBACK_SERVER,GOOGLE_GEMINI_BASE_URL" placeholder:"URL" help:"Base address of the server."`
+	APIKey string `name:"api-key" required:"" env:"RINGBACK_API_KEY,GEMINI_API_KEY" placeholder:"KEY" help:"API key of the project."`
+	JSON   bool   `name:"json" help:"Print the server's JSON."`
+}
+
+// call calls the Gemini API and decodes the answer.
+func (c *client) call(ctx context.Context, method, path string, body, out any) error {
+	return c.decode(ctx, method, "/v1"+path, body, out)
+}
+
 // manage calls ringback's own API and decodes the answer.
 func (c *client) manage(ctx context.Context, method, path string, body, out any) error {
+	return c.decode(ctx, method, "/ringback/v1/"+path, body, out)
+}
+
+func (c *client) decode(ctx context.Context, method, path string, body, out any) error {
 	resp, err := c.open(ctx, method, path, body, time.Minute)
 	if err != nil {
 		return err
@@ -27,7 +43,7 @@ func (c *client) manage(ctx context.Context, method, path string, body, out any)
 	return nil
 }
 
-// open makes a request to ringback's own API. An error of the server is its message.
+// open makes a request. An error of the server is its message.
 func (c *client) open(ctx context.Context, method, path string, body any, timeout time.Duration) (*http.Response, error) {
 	var reader io.Reader
 	if body != nil {
@@ -37,7 +53,7 @@ func (c *client) open(ctx context.Context, method, path string, body any, timeou
 		}
 		reader = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(c.Server, "/")+"/ringback/v1/"+path, reader)
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(c.Server, "/")+path, reader)
 	if err != nil {
 		return nil, fmt.Errorf("--server: %q is not the address of a server", c.Server)
 	}
