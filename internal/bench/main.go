@@ -198,7 +198,7 @@ func (b *bench) server(ctx context.Context) error {
 func (b *bench) targets(ctx context.Context) error {
 	for _, x := range []struct{ role, what, rateAsked, p99Asked string }{
 		{"hanging", "45 healthy targets, with 5 beside them that never answer", "≥ 0.90", "≤ 1.50"},
-		{"uneven", "999 quiet targets, with one beside them that is flooded", "", "≈ 1"},
+		{"uneven", "999 quiet targets, 2000/s more to one, not to 500 others", "", "≈ 1"},
 	} {
 		var calm, troubled series
 		var rates, p99s []float64

@@ -174,12 +174,12 @@ func hanging(ctx context.Context, o options) error {
 	return c.during(ctx, loads...)
 }
 
-// uneven measures 999 targets that get 500 events a second between them, alone or
-// beside one that gets 2,000.
+// uneven measures 999 targets that get 500 events a second between them, beside
+// 2,000 a second more: spread over 500 other targets, or all for a single one.
 func uneven(ctx context.Context, o options) error {
-	groups := map[string]int{"quiet": 999}
+	groups := map[string]int{"quiet": 999, "other": 500}
 	if o.Troubled {
-		groups["loud"] = 1
+		groups["other"] = 1
 	}
 	c, err := newCrowd(ctx, o, "quiet", groups)
 	if err != nil {
@@ -193,11 +193,7 @@ func uneven(ctx context.Context, o options) error {
 			}
 		}
 	}
-	loads := []func(context.Context){counting, c.steady(c.endpoints["quiet"], 500, 1, o.Time)}
-	if o.Troubled {
-		loads = append(loads, c.steady(c.endpoints["loud"], 2000, 20, o.Time))
-	}
-	return c.during(ctx, loads...)
+	return c.during(ctx, counting, c.steady(c.endpoints["quiet"], 500, 1, o.Time), c.steady(c.endpoints["other"], 2000, 20, o.Time))
 }
 
 // replay stores events whose deliveries have failed, replays them all, and
