@@ -3,6 +3,7 @@ module ringback.dev/e2e
 go 1.26
 
 require (
+	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/standard-webhooks/standard-webhooks/libraries v0.0.1
 	google.golang.org/genai v1.77.0
 )
