@@ -279,6 +279,9 @@ func (d *Dispatcher) take(target string, e *ringback.Endpoint, n int, backlog bo
 	}
 	l := d.lanes[target]
 	if l == nil {
+		if len(d.lanes) >= maxLanes {
+			d.forget(now, 0)
+		}
 		l = &lane{target: target, limit: slowStart}
 		d.lanes[target] = l
 	}
@@ -326,14 +329,24 @@ func (d *Dispatcher) give(l *lane) bool {
 	return wake
 }
 
+// maxLanes is how many lanes there may be before those of well targets are
+// forgotten early: each job may name addresses that are never used again.
+const maxLanes = 20_000
+
 // sweep drops what is remembered of targets that nothing was sent to for long.
 func (d *Dispatcher) sweep(now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.forget(now, laneLife)
+}
+
+// forget drops the lanes that have been idle for a while; those that matter to
+// come stay for laneLife. Called with mu held.
+func (d *Dispatcher) forget(now time.Time, idle time.Duration) {
 	d.secretsMu.Lock()
 	defer d.secretsMu.Unlock()
 	for target, l := range d.lanes {
-		if l.forgettable(now) {
+		if l.forgettable(now, idle) {
 			delete(d.lanes, target)
 			delete(d.opened, ringback.ID(target))
 		}

@@ -208,7 +208,11 @@ func (l *lane) drained(r *result, now time.Time) []store.ClaimedDelivery {
 	return q
 }
 
-// forgettable reports whether the lane may be dropped.
-func (l *lane) forgettable(now time.Time) bool {
-	return l.held == 0 && now.Sub(l.used) > laneLife && !l.paused(now)
+// forgettable reports whether the lane, which was idle for so long, may be
+// dropped. One that has failed of late is remembered longer.
+func (l *lane) forgettable(now time.Time, idle time.Duration) bool {
+	if l.failures > 0 || !l.gone.IsZero() {
+		idle = laneLife
+	}
+	return l.held == 0 && now.Sub(l.used) >= idle && !l.paused(now)
 }

@@ -531,3 +531,31 @@ func TestUnsealableIsTold(t *testing.T) {
 		}
 	})
 }
+
+// TestManyAddresses: jobs that each name an address of their own leave no more
+// than a bounded memory behind.
+func TestManyAddresses(t *testing.T) {
+	signer := &notedSigner{}
+	bubble(t, func(c *deliver.Config) { c.Tokens = signer }, func(r *receiver) {
+		r.ok(r.st.CreateProject(context.Background(), ringback.Project{ID: "p", DynamicSignature: ringback.JWT, Created: time.Now()}, nil, r.by()))
+		const n = 300
+		for i := range n {
+			now := time.Now()
+			j := &ringback.Job{ID: ringback.NewInteractionID(now), Project: "p", Kind: ringback.KindInteraction, Spec: []byte("{}"), Created: now, Updated: now,
+				Webhooks: &ringback.DynamicWebhooks{URIs: []string{fmt.Sprintf("https://many.example/%d", i)}}}
+			r.ok(r.st.CreateJob(context.Background(), j, nil))
+			r.ok(r.e.EndJob(context.Background(), j, nil, &store.End{State: ringback.Completed, At: now}))
+		}
+		time.Sleep(time.Minute)
+		if got := r.count(ringback.DeliveryDelivered); got != n {
+			t.Errorf("%d of %d delivered", got, n)
+		}
+		if lanes := r.d.Lanes(); lanes != n {
+			t.Errorf("%d lanes", lanes)
+		}
+		time.Sleep(time.Hour)
+		if lanes := r.d.Lanes(); lanes != 0 {
+			t.Errorf("%d lanes after an hour", lanes)
+		}
+	})
+}
