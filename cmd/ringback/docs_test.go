@@ -161,8 +161,9 @@ func renderConfigDoc(t *testing.T) []byte {
 		}
 		fmt.Fprintf(&b, "| `--%s` | `%s` | `%s` | %s | %s |\n", f.Name, f.Envs[0], fileKey(f), value, strings.ReplaceAll(f.Help, "|", `\|`))
 	}
-	b.WriteString("\nTwo things are not settings of the file: `RINGBACK_MASTER_KEY`, the base64 of the 32 bytes under which signing secrets are sealed (without it the key\n" +
-		"is in `master.key` in the data folder, made at the first start: back it up with the database), and the variables that `api_key_env` names.\n")
+	b.WriteString("\nOnly the environment holds: `RINGBACK_MASTER_KEY`, the base64 of the 32 bytes under which secrets are sealed (without it, and without a command that prints it,\n" +
+		"the key is in `master.key` in the data folder, made at the first start: back it up with the database); `RINGBACK_OPERATOR_KEY`, a further operator's key, for a server\n" +
+		"whose first one was lost or that is older than operators' keys; and the variables that `api_key_env` names.\n")
 	b.WriteString("\n## Back-ends and models\n\nOnly the file can name several back-ends and say which models go where. The first entry under `models` that matches decides; what matches\n" +
 		"none goes to `openai_url` if that is set, then to the emulator if that is on.\n\n```yaml\n" + sample + "```\n")
 	for _, x := range []struct{ title, typ string }{{"Each back-end under `backends`", "BackendConfig"}, {"Each entry of `models`", "ModelRoute"}} {

@@ -191,14 +191,22 @@ func (s *story) address(d *ringback.Delivery) string {
 
 // why answers the question that brings people here.
 func (s *story) why(j *ringback.Job) (string, error) {
+	const open = "The job has not ended yet; its end will be told."
 	switch {
-	case !j.State.Final() && len(s.events) == 0:
-		return "The job has not ended yet; its end will be told.", nil
+	case !j.State.Final() && len(s.deliveries) == 0:
+		return open, nil
+	case !j.State.Final():
+		return open + " That it stalled: " + s.fared(), nil
 	case len(s.events) == 0:
 		return "The job has ended, but its events are no longer kept (see --retention).", nil
 	case len(s.deliveries) == 0:
 		return s.unheard()
 	}
+	return s.fared(), nil
+}
+
+// fared says what became of the deliveries.
+func (s *story) fared() string {
 	delivered := 0
 	var open, lost []string
 	for i := range s.deliveries {
@@ -216,7 +224,7 @@ func (s *story) why(j *ringback.Job) (string, error) {
 	if delivered == len(s.deliveries) && delivered == 1 {
 		parts[0] = "Delivered"
 	}
-	return strings.Join(slices.Concat(parts, open, lost), "; ") + ".", nil
+	return strings.Join(slices.Concat(parts, open, lost), "; ") + "."
 }
 
 func count(n int, what string) string {
@@ -241,12 +249,19 @@ func (s *story) waiting(d *ringback.Delivery) string {
 
 // unheard says why an event went to nobody.
 func (s *story) unheard() (string, error) {
-	last := &s.events[len(s.events)-1]
-	if len(last.Skipped) == 0 {
+	// The first that its end caused; a stall may have come before.
+	end := &s.events[0]
+	for i := range s.events {
+		if s.events[i].Type != ringback.JobStalled {
+			end = &s.events[i]
+			break
+		}
+	}
+	if len(end.Skipped) == 0 {
 		return "Nothing was sent: the project had no webhook when the job ended. Register one, or name an address in webhook_config.", nil
 	}
 	var parts []string
-	for _, k := range last.Skipped {
+	for _, k := range end.Skipped {
 		var names []string
 		for _, id := range k.Endpoints {
 			names = append(names, string(id))
@@ -254,7 +269,7 @@ func (s *story) unheard() (string, error) {
 		if k.Count > len(names) {
 			names = append(names, "…")
 		}
-		what := "not subscribed to " + string(last.Type)
+		what := "not subscribed to " + string(end.Type)
 		if k.Reason != ringback.NotSubscribed {
 			what = string(k.Reason)
 		}

@@ -240,6 +240,23 @@ func TestTimeline(t *testing.T) {
 			w.attempt(ringback.DeliveryDelivered, 200, "accepted")
 		}, `^Delivered\.$`},
 		{"not ended", func(w *world) { w.job("v1_j", "", nil) }, `has not ended yet`},
+		{"stalled", func(w *world) {
+			w.hook("a", completed)
+			j := w.job("v1_j", "", nil)
+			w.ok(w.emit.Stalled(w.Context(), j, w.clock()))
+		}, `^The job has not ended yet; its end will be told\.$`},
+		{"stalled and told", func(w *world) {
+			w.hook("a", ringback.JobStalled)
+			j := w.job("v1_j", "", nil)
+			w.ok(w.emit.Stalled(w.Context(), j, w.clock()))
+			w.attempt(ringback.DeliveryDelivered, 204, "accepted")
+		}, `has not ended yet; its end will be told\. That it stalled: Delivered\.$`},
+		{"stalled, ended, unheard", func(w *world) {
+			w.hook("a", ringback.BatchFailed)
+			j := w.job("v1_j", "", nil)
+			w.ok(w.emit.Stalled(w.Context(), j, w.clock()))
+			w.ok(w.emit.EndJob(w.Context(), j, nil, &store.End{State: ringback.Incomplete, At: w.clock()}))
+		}, `1 webhook \(a\) is not subscribed to interaction\.completed\.$`},
 		{"swept", func(w *world) {
 			w.job("v1_j", ringback.Completed, nil)
 			_, _, err := w.st.Sweep(w.Context(), w.clock().Add(time.Hour), 10)
