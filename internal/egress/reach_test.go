@@ -278,17 +278,20 @@ func proxy(t *testing.T, status int) (*url.URL, func() []string) {
 			return
 		}
 		defer to.Close()
-		w.WriteHeader(200)
-		from, _, err := http.NewResponseController(w).Hijack()
+		from, buffered, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		defer from.Close()
-		done := make(chan struct{}, 2)
-		for _, way := range [][2]net.Conn{{from, to}, {to, from}} {
-			go func() { _, _ = io.Copy(way[0], way[1]); done <- struct{}{} }() // Ends with either side.
+		if _, err := io.WriteString(from, "HTTP/1.1 200 Connected\r\n\r\n"); err != nil {
+			t.Error(err)
+			return
 		}
+		done := make(chan struct{}, 2)
+		pipe := func(to io.Writer, from io.Reader) { _, _ = io.Copy(to, from); done <- struct{}{} } // Ends with either side.
+		go pipe(from, to)
+		go pipe(to, buffered) // The server may have read ahead.
 		<-done
 	}))
 	t.Cleanup(srv.Close)
