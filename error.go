@@ -21,7 +21,9 @@ const (
 	Stale Code = "stale lease"
 	// Unavailable: try again later; nothing was lost.
 	Unavailable Code = "unavailable"
-	// StorageFull: the disk or the quota is full; nothing was lost.
+	// QuotaExceeded: a project has used up what it may use.
+	QuotaExceeded Code = "quota exceeded"
+	// StorageFull: the disk is full; nothing was lost.
 	StorageFull Code = "storage full"
 	// Locked: another process uses the data.
 	Locked Code = "locked"

@@ -16,6 +16,7 @@ import (
 	"ringback.dev"
 	"ringback.dev/internal/api/manage"
 	"ringback.dev/internal/backend"
+	"ringback.dev/internal/blob"
 	"ringback.dev/internal/keyring"
 	"ringback.dev/internal/store"
 )
@@ -59,18 +60,39 @@ type Config struct {
 	// Manage is what ringback's own API needs beside the Store, Secrets and Now of
 	// this one; Authenticate, Fail and Route are filled in.
 	Manage manage.Config
+	// Blobs keeps the bytes of files.
+	Blobs blob.Store
+	// PublicURL is the address by which clients reach the server, without a slash at
+	// its end; empty means the one that the request was sent to.
+	PublicURL string
 	// MaxBody bounds a request's body in bytes; zero means 20 MiB.
 	MaxBody int64
-	Log     *slog.Logger
-	Now     func() time.Time
+	// MaxFileBytes bounds a file, zero means 2 GiB; FileQuota what a project has
+	// uploaded, zero means 20 GiB. Files expire after FileTTL, zero means 48 h.
+	MaxFileBytes, FileQuota int64
+	FileTTL                 time.Duration
+	Log                     *slog.Logger
+	Now                     func() time.Time
 }
 
-type api struct{ Config }
+type api struct {
+	Config
+	uploads uploads
+}
 
 // New returns the surface's handler.
 func New(c Config) http.Handler {
 	if c.MaxBody == 0 {
 		c.MaxBody = 20 << 20
+	}
+	if c.MaxFileBytes == 0 {
+		c.MaxFileBytes = 2 << 30
+	}
+	if c.FileQuota == 0 {
+		c.FileQuota = 20 << 30
+	}
+	if c.FileTTL == 0 {
+		c.FileTTL = 48 * time.Hour
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -78,6 +100,6 @@ func New(c Config) http.Handler {
 	if c.JWKS == nil {
 		c.JWKS = func() []byte { return []byte(`{"keys":[]}`) }
 	}
-	a := &api{c}
+	a := &api{Config: c}
 	return a.observe(a.routes())
 }

@@ -24,6 +24,7 @@ import (
 	"ringback.dev/internal/api"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/backend/emulator"
+	blobdir "ringback.dev/internal/blob/dir"
 	"ringback.dev/internal/bus"
 	"ringback.dev/internal/egress"
 	"ringback.dev/internal/emit"
@@ -167,7 +168,11 @@ func newServer(t testing.TB, change ...func(*api.Config)) *server {
 	emitter := emit.New(st, handover(s.told), &bus.Bus{}, "test", time.Minute)
 	runner := work.New(work.Config{Store: st, Emit: emitter, Backend: router, Node: "test", Log: log, Now: s.clock.Now})
 	s.run(runner)
-	c := api.Config{Store: st, Runner: runner, Pinger: emitter, Backend: router, Secrets: s.secrets, Log: log, Now: s.clock.Now,
+	blobs, err := blobdir.Open(filepath.Join(dir, "blobs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := api.Config{Store: st, Blobs: blobs, Runner: runner, Pinger: emitter, Backend: router, Secrets: s.secrets, Log: log, Now: s.clock.Now,
 		CheckURI: func(uri string) error { return egress.CheckURI(uri, egress.Options{}) }}
 	for _, f := range change {
 		f(&c)

@@ -65,6 +65,7 @@ var errorRows = map[ringback.Code]errorRow{
 	ringback.NotFound:           {404, "not_found", 404, "NOT_FOUND", ""},
 	ringback.MethodNotAllowed:   {405, "invalid_request", 405, "INVALID_ARGUMENT", ""},
 	ringback.TooLarge:           {413, "invalid_request", 413, "INVALID_ARGUMENT", ""},
+	ringback.QuotaExceeded:      {429, "rate_limit_exceeded", 429, "RESOURCE_EXHAUSTED", ""},
 	ringback.Unavailable:        {503, "service_unavailable", 503, "UNAVAILABLE", ""},
 	ringback.StorageFull:        {503, "service_unavailable", 503, "UNAVAILABLE", ""},
 }

@@ -32,6 +32,22 @@ func (a *api) routes() http.Handler {
 			return "models", verbs{"GET": a.listModels}
 		}))
 		mux.Handle("/"+v+"/models/", a.serve(classicSurface, a.modelRoute))
+		mux.Handle("/"+v+"/files", a.serve(classicSurface, func(*http.Request) (string, verbs) {
+			return "files", verbs{"GET": a.listFiles, "POST": a.startUpload}
+		}))
+		mux.Handle("/"+v+"/files/", a.serve(classicSurface, a.fileRoute))
+		mux.Handle("/download/"+v+"/files/", a.serve(classicSurface, a.fileRoute))
+		start := a.serve(classicSurface, func(*http.Request) (string, verbs) { return "upload/files", verbs{"POST": a.startUpload} })
+		resume := a.serveOpen(classicSurface, func(*http.Request) (string, verbs) {
+			return "upload/files?upload_id", verbs{"POST": a.continueUpload, "PUT": a.continueUpload}
+		})
+		mux.HandleFunc("/upload/"+v+"/files", func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.RawQuery, "upload_id=") {
+				resume.ServeHTTP(w, r)
+				return
+			}
+			start.ServeHTTP(w, r)
+		})
 	}
 	own := a.Manage
 	own.Store, own.Secrets, own.Now, own.Authenticate, own.Dev = a.Store, a.Secrets, a.Now, a.authenticate, a.AnyKey != ""
@@ -144,16 +160,17 @@ func cutModel(r *http.Request) (name, verb string) {
 	return rest, ""
 }
 
-// after returns the decoded path behind "/{version}/{collection}/".
+// after returns the decoded path behind "/{version}/{collection}/", before which
+// "/download" may stand.
 func after(r *http.Request, collection string) string {
-	_, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	_, rest, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/download"), "/"), "/")
 	return strings.TrimPrefix(rest, collection+"/")
 }
 
 // unserved names the parts of the Gemini API that this version does not serve,
 // so that a client learns more than "not found".
 var unserved = map[string]string{
-	"batches": "batches", "files": "files", "upload": "files", "download": "files", "operations": "operations", "tunedModels": "tuned models",
+	"batches": "batches", "operations": "operations", "tunedModels": "tuned models",
 	"cachedContents": "cached contents", "fileSearchStores": "file search stores",
 }
 

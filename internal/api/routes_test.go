@@ -132,8 +132,6 @@ func TestUnknownPaths(t *testing.T) {
 		"/":                                       "there is no /",
 		"/v2/models":                              "there is no /v2/models",
 		"/v1/batches/b1":                          "does not serve batches yet",
-		"/v1beta/files?pageSize=1":                "does not serve files yet",
-		"/upload/v1beta/files":                    "does not serve files yet",
 		"/v1/operations/o1":                       "does not serve operations yet",
 		"/v1/models/m:batchGenerateContent":       "does not serve batches yet",
 		"/v1/models/m:predictLongRunning":         "does not serve video yet",

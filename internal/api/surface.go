@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -55,11 +56,20 @@ type handlerFunc func(*call) (any, error)
 
 // serve authenticates a request, finds its handler and sends what it returns.
 func (a *api) serve(s *surface, route func(*http.Request) (string, verbs)) http.Handler {
+	return a.answer(s, route, a.enter)
+}
+
+// serveOpen is serve for what no key is needed for.
+func (a *api) serveOpen(s *surface, route func(*http.Request) (string, verbs)) http.Handler {
+	return a.answer(s, route, func(*call) error { return nil })
+}
+
+func (a *api) answer(s *surface, route func(*http.Request) (string, verbs), enter func(*call) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		pattern, methods := route(r)
 		note(w, pattern)
 		c := &call{Request: r, w: w, now: a.Now()}
-		out, err := a.handle(c, methods)
+		out, err := a.handle(c, methods, enter)
 		if err != nil {
 			a.fail(w, r, s, err)
 			return
@@ -70,7 +80,7 @@ func (a *api) serve(s *surface, route func(*http.Request) (string, verbs)) http.
 	})
 }
 
-func (a *api) handle(c *call, methods verbs) (any, error) {
+func (a *api) handle(c *call, methods verbs, enter func(*call) error) (any, error) {
 	if methods == nil {
 		return nil, &ringback.Error{Code: ringback.NotFound, Message: notServed(c.Request)}
 	}
@@ -85,16 +95,24 @@ func (a *api) handle(c *call, methods verbs) (any, error) {
 		return nil, &ringback.Error{Code: ringback.MethodNotAllowed,
 			Message: fmt.Sprintf("%s is not possible here; allowed: %s", c.Method, strings.Join(allowed, ", "))}
 	}
-	key, err := a.authenticate(c.Request)
-	if err != nil {
+	if err := enter(c); err != nil {
 		return nil, err
 	}
+	return h(c)
+}
+
+// enter finds out for whom a call is made.
+func (a *api) enter(c *call) error {
+	key, err := a.authenticate(c.Request)
+	if err != nil {
+		return err
+	}
 	if key.Project == "" {
-		return nil, &ringback.Error{Code: ringback.PermissionDenied, Message: "this is an operator's key; jobs and webhooks belong to a project: use one of its keys"}
+		return &ringback.Error{Code: ringback.PermissionDenied, Message: "this is an operator's key; jobs and webhooks belong to a project: use one of its keys"}
 	}
 	c.project, c.key = key.Project, key.ID
 	noteProject(c.w, c.project)
-	return h(c)
+	return nil
 }
 
 // authenticate finds the key of a request: the header x-goog-api-key, the query
@@ -214,6 +232,14 @@ func (o *observed) Write(b []byte) (int, error) {
 	return o.ResponseWriter.Write(b)
 }
 
+// ReadFrom lets a file be sent without being copied into this process.
+func (o *observed) ReadFrom(r io.Reader) (int64, error) {
+	if o.status == 0 {
+		o.status = http.StatusOK
+	}
+	return io.Copy(o.ResponseWriter, r)
+}
+
 // Unwrap lets http.ResponseController reach the connection.
 func (o *observed) Unwrap() http.ResponseWriter { return o.ResponseWriter }
 
@@ -280,11 +306,11 @@ func cors(w http.ResponseWriter, r *http.Request) {
 	}
 	h := w.Header()
 	h.Set("Access-Control-Allow-Origin", "*")
-	h.Set("Access-Control-Expose-Headers", "X-Request-Id, Retry-After")
+	h.Set("Access-Control-Expose-Headers", "X-Request-Id, Retry-After, ETag, X-Goog-Upload-Status, X-Goog-Upload-Url, X-Goog-Upload-Size-Received, X-Goog-Upload-Chunk-Granularity")
 	if r.Method != http.MethodOptions {
 		return
 	}
-	h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE, OPTIONS")
+	h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	h.Set("Access-Control-Max-Age", "3600")
 	if asked := r.Header.Get("Access-Control-Request-Headers"); asked != "" {
 		h.Set("Access-Control-Allow-Headers", asked)

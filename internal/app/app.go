@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -20,6 +21,8 @@ import (
 	"ringback.dev"
 	"ringback.dev/internal/api"
 	"ringback.dev/internal/api/manage"
+	"ringback.dev/internal/blob"
+	"ringback.dev/internal/blob/dir"
 	"ringback.dev/internal/bus"
 	"ringback.dev/internal/deliver"
 	"ringback.dev/internal/egress"
@@ -44,6 +47,7 @@ type App struct {
 	config     Config
 	log        *slog.Logger
 	store      store.Store
+	blobs      blob.Store
 	project    ringback.ID
 	secrets    *keyring.Keyring
 	runner     *work.Runner
@@ -79,6 +83,9 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 		return nil, err
 	}
 	a.store = opened
+	if a.blobs, err = dir.Open(filepath.Join(c.Data, "blobs")); err != nil {
+		return nil, err
+	}
 	if a.secrets, err = c.keyring(ctx); err != nil {
 		return nil, err
 	}
@@ -117,7 +124,8 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	apiConfig := api.Config{
 		Store: a.store, Runner: a.runner, Pinger: emitter, Backend: models, Secrets: a.secrets,
 		CheckURI: func(uri string) error { return egress.CheckURI(uri, outside) },
-		MaxBody:  c.MaxRequestBytes, Used: a.used.note, JWKS: a.signing.jwks, Log: log,
+		Blobs:    a.blobs, PublicURL: strings.TrimRight(c.PublicURL, "/"), MaxFileBytes: c.MaxFileBytes, FileQuota: c.FileQuotaBytes, FileTTL: c.FileTTL,
+		MaxBody: c.MaxRequestBytes, Used: a.used.note, JWKS: a.signing.jwks, Log: log,
 		Manage: manage.Config{Bus: &a.hints, RotateSigningKeys: a.signing.rotate, RevokeSigningKey: a.signing.revoke, Wake: a.dispatcher.Wake,
 			Backoff: c.backoff(), Closing: a.closing},
 	}

@@ -50,6 +50,10 @@ type Config struct {
 	MaxRunning      int   `yaml:"max_running" default:"256" help:"Background jobs that run at once."`
 	MaxRequestBytes int64 `yaml:"max_request_bytes" default:"20971520" help:"Largest request body that is accepted."`
 
+	MaxFileBytes   int64         `yaml:"max_file_bytes" default:"2147483648" help:"Largest file that can be uploaded."`
+	FileQuotaBytes int64         `yaml:"file_quota_bytes" default:"21474836480" help:"Bytes that a project's uploaded files may have together. Results don't count."`
+	FileTTL        time.Duration `yaml:"file_ttl" name:"file-ttl" default:"48h" help:"How long uploaded files are kept."`
+
 	OpenAIURL string `yaml:"openai_url" name:"openai-url" placeholder:"URL" help:"OpenAI-compatible server for all models that the file does not route, such as http://127.0.0.1:8000/v1."`
 	OpenAIKey string `yaml:"openai_key" name:"openai-key" placeholder:"KEY" help:"API key for --openai-url."`
 	Scenario  string `yaml:"scenario" placeholder:"FILE" help:"Scenario of the emulator (see docs/emulator.md)."`
@@ -109,7 +113,7 @@ func (c Config) withDefaults() Config {
 		standard time.Duration
 	}{
 		{&c.RetryWindow, 24 * time.Hour}, {&c.DisableAfter, 24 * time.Hour}, {&c.StallAfter, time.Hour},
-		{&c.Retention, 30 * 24 * time.Hour}, {&c.SigningKeyAge, 90 * 24 * time.Hour},
+		{&c.Retention, 30 * 24 * time.Hour}, {&c.FileTTL, 48 * time.Hour}, {&c.SigningKeyAge, 90 * 24 * time.Hour},
 	} {
 		if *d.value == 0 {
 			*d.value = d.standard
@@ -120,6 +124,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.CatchUpRate == 0 {
 		c.CatchUpRate = 100
+	}
+	if c.MaxFileBytes == 0 {
+		c.MaxFileBytes = 2 << 30
+	}
+	if c.FileQuotaBytes == 0 {
+		c.FileQuotaBytes = 20 << 30
 	}
 	return c
 }
@@ -152,6 +162,7 @@ func (c *Config) check() error {
 		{"disable_after", c.DisableAfter, time.Hour, 30 * 24 * time.Hour},
 		{"stall_after", c.StallAfter, time.Second, 30 * 24 * time.Hour},
 		{"retention", c.Retention, c.RetryWindow, 10 * 365 * 24 * time.Hour},
+		{"file_ttl", c.FileTTL, time.Minute, 10 * 365 * 24 * time.Hour},
 		{"signing_key_age", c.SigningKeyAge, time.Hour, 10 * 365 * 24 * time.Hour},
 	} {
 		if d.value < d.low || d.value > d.high {
@@ -173,7 +184,7 @@ func (c *Config) check() error {
 		key   string
 		value int64
 	}{{"max_in_flight", int64(c.MaxInFlight)}, {"per_target_in_flight", int64(c.PerTargetInFlight)},
-		{"max_running", int64(c.MaxRunning)}, {"max_request_bytes", c.MaxRequestBytes}} {
+		{"max_running", int64(c.MaxRunning)}, {"max_request_bytes", c.MaxRequestBytes}, {"max_file_bytes", c.MaxFileBytes}, {"file_quota_bytes", c.FileQuotaBytes}} {
 		if n.value < 1 {
 			return fmt.Errorf("%s: %d is less than 1", n.key, n.value)
 		}

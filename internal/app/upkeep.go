@@ -56,6 +56,9 @@ func (a *App) upkeep(ctx context.Context) error {
 			a.log.Error("look after the signing keys", "error", err)
 		}
 		a.sweep(ctx, now)
+		if err := a.sweepFiles(ctx, now); err != nil && ctx.Err() == nil {
+			a.log.Error("remove files", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			a.storeKeysUsed(context.WithoutCancel(ctx))
@@ -95,6 +98,48 @@ func (a *App) sweep(ctx context.Context, now time.Time) {
 	if removed > 0 {
 		a.log.Info("old events removed", "events", removed, "deliveries_not_ended", lost, "older_than", a.config.Retention)
 	}
+}
+
+// staleUpload is after how long an upload is given up to which nothing is added.
+const staleUpload = 48 * time.Hour
+
+// sweepFiles removes files that have expired, uploads that were given up, and the
+// bytes of all that nothing refers to any more. The bytes go last: a crash
+// before leaves them in the list of garbage.
+func (a *App) sweepFiles(ctx context.Context, now time.Time) error {
+	removed := 0
+	for {
+		n, err := a.store.ExpireFiles(ctx, now, now.Add(-staleUpload), sweepPage)
+		if err != nil {
+			return err
+		}
+		if removed += n; n == 0 {
+			break
+		}
+	}
+	for {
+		garbage, err := a.store.Garbage(ctx, sweepPage)
+		if err != nil {
+			return err
+		}
+		for _, key := range garbage {
+			if err := a.blobs.Delete(ctx, key); err != nil {
+				return err
+			}
+		}
+		if err := a.store.ForgetGarbage(ctx, garbage); err != nil {
+			return err
+		}
+		if len(garbage) < sweepPage {
+			break
+		}
+	}
+	// What has no row: begun right before a crash.
+	halves, err := a.blobs.Sweep(ctx, now.Add(-2*staleUpload))
+	if removed+halves > 0 {
+		a.log.Info("expired files removed", "files_and_uploads", removed, "unfinished", halves)
+	}
+	return err
 }
 
 // replays goes on with replays until there is none, looking once a second for a

@@ -47,6 +47,7 @@ type Store interface {
 	Log
 	Replays
 	Keys
+	Files
 
 	// Ping reports whether the store can be read.
 	Ping(ctx context.Context) error
@@ -360,3 +361,39 @@ const (
 	SealEndpoint = "endpoint/" // And the endpoint's id: secrets, headers, certificate.
 	SealSigning  = "signing/"  // And the kid.
 )
+
+// Files keeps what is known of files and uploads; their bytes are in a blob.Store.
+// Where a row is removed that a blob belonged to, the blob becomes garbage in the
+// same step.
+type Files interface {
+	// CreateUpload stores the beginning of an upload. AlreadyExists if the project
+	// has a file of that id.
+	CreateUpload(ctx context.Context, u *ringback.Upload) error
+	// Upload finds an upload by the hash of its secret.
+	Upload(ctx context.Context, hash []byte) (ringback.Upload, error)
+	// AdvanceUpload notes how much of an upload is durable. NotFound if it is done
+	// or was removed.
+	AdvanceUpload(ctx context.Context, hash []byte, received int64, digest []byte, at time.Time) error
+	// FinishUpload makes a file of an upload, whose row stays until it is stale, so
+	// that an answer that was lost can be given again. Errors: AlreadyExists;
+	// NotFound if it is done or was removed.
+	FinishUpload(ctx context.Context, hash []byte, f *ringback.File) error
+	// DeleteUpload removes an upload that is not done.
+	DeleteUpload(ctx context.Context, hash []byte) error
+	// File returns a file of a project that has not expired at now.
+	File(ctx context.Context, project, id ringback.ID, now time.Time) (ringback.File, error)
+	// ListFiles lists a project's files that have not expired at now, newest first.
+	// before is the place to go on from, given with the last list; 0 begins.
+	ListFiles(ctx context.Context, project ringback.ID, now time.Time, before int64, limit int) (files []ringback.File, next int64, err error)
+	DeleteFile(ctx context.Context, project, id ringback.ID) error
+	// BytesStored sums what a project has uploaded, whole or in part. What its jobs
+	// made does not count.
+	BytesStored(ctx context.Context, project ringback.ID) (int64, error)
+	// ExpireFiles removes up to limit files that have expired at now, and as many
+	// uploads to which nothing was added since stale. It returns how many.
+	ExpireFiles(ctx context.Context, now, stale time.Time, limit int) (int, error)
+	// Garbage lists blobs that nothing refers to any more.
+	Garbage(ctx context.Context, limit int) ([]string, error)
+	// ForgetGarbage notes that blobs were removed.
+	ForgetGarbage(ctx context.Context, blobs []string) error
+}

@@ -61,6 +61,9 @@ func Run(t *testing.T, open func(t *testing.T) Open) {
 		"Sweep":                 testSweep,
 		"DynamicDeliveries":     testDynamicDeliveries,
 		"NextDue":               testNextDue,
+		"UploadLife":            testUploadLife,
+		"Files":                 testFiles,
+		"ExpireFiles":           testExpireFiles,
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
