@@ -68,9 +68,20 @@ func ParseEventType(s string) (EventType, error) {
 		Message: fmt.Sprintf("unknown event %q; the known events are %s", s, strings.Join(names, ", "))}
 }
 
-// InteractionEvents are the events that the end of an interaction causes (wire
-// contract §5.5.5).
-func InteractionEvents(s State) []EventType {
+// EndEvents are the events that the end of a job causes (wire contract §2.3,
+// §5.5.5).
+func EndEvents(k Kind, s State) []EventType {
+	if k == KindBatch {
+		switch s {
+		case Failed:
+			return []EventType{BatchFailed}
+		case Cancelled:
+			return []EventType{BatchCancelled}
+		case Expired:
+			return []EventType{BatchExpired}
+		}
+		return []EventType{BatchSucceeded}
+	}
 	switch s {
 	case RequiresAction:
 		return []EventType{InteractionRequiresAction}

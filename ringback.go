@@ -42,6 +42,7 @@ type Kind string
 // The kinds of job.
 const (
 	KindInteraction Kind = "interaction"
+	KindBatch       Kind = "batch"
 )
 
 // Job is one piece of work that a client submitted.
@@ -57,6 +58,9 @@ type Job struct {
 	Output json.RawMessage
 	// Failure says why the job failed; nil unless State is Failed or Expired.
 	Failure *Failure
+	// Idempotency, if not nil, is what the client gave to make creating it again
+	// harmless.
+	Idempotency *Idempotency
 	// Webhooks, if not nil, replace the project's endpoints for this job.
 	Webhooks *DynamicWebhooks
 	// Runs counts how often a worker claimed the job. More than one means that
@@ -64,6 +68,15 @@ type Job struct {
 	Runs int
 	// Created, Started, Updated and Ended are zero until the thing happened.
 	Created, Started, Updated, Ended time.Time
+}
+
+// Idempotency marks the request that created a job. Another request of the
+// project with the same Key creates nothing.
+type Idempotency struct {
+	Key string
+	// Fingerprint is a hash of the request, which tells a repeated one from another
+	// under the same key.
+	Fingerprint []byte
 }
 
 // Failure is the reason of an unsuccessful end, as told to the client. Code is

@@ -16,6 +16,8 @@ const (
 	Incomplete State = "incomplete"
 	Failed     State = "failed"
 	Cancelled  State = "cancelled"
+	// Expired ends a batch that was not done in time.
+	Expired State = "expired"
 )
 
 // Final reports whether nothing can follow s.

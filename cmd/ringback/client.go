@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -66,12 +65,7 @@ func (c *client) open(ctx context.Context, method, path string, body any, timeou
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	var said struct{ Error struct{ Message string } }
-	if err == nil && json.Unmarshal(data, &said) == nil && said.Error.Message != "" {
-		return nil, errors.New(said.Error.Message)
-	}
-	return nil, fmt.Errorf("the server answered %s; is %s a ringback server?", resp.Status, c.Server)
+	return nil, refused(resp, c.Server)
 }
 
 // raw prints the server's JSON of a request.

@@ -25,6 +25,7 @@ type commands struct {
 	Verify   verifyCommand   `cmd:"" help:"Check the signature of a callback that you saved, and say why it fails."`
 	Webhooks webhooksCommand `cmd:"" help:"Manage the webhooks of a server."`
 
+	Batches    batchesCommand    `cmd:"" help:"Run a file of requests as a batch, and get its results."`
 	Events     eventsCommand     `cmd:"" help:"See what happened, as it happens if you like."`
 	Deliveries deliveriesCommand `cmd:"" help:"See what was sent and what came back; send again."`
 	Jobs       jobsCommand       `cmd:"" help:"See jobs, and the story of each."`

@@ -29,6 +29,12 @@ type Runner interface {
 	Do(ctx context.Context, j *ringback.Job) (*ringback.Job, error)
 	// DoUnstored runs a job that leaves nothing behind.
 	DoUnstored(ctx context.Context, j *ringback.Job) (*ringback.Job, error)
+	// SubmitBatch does the same for a batch.
+	SubmitBatch(ctx context.Context, j *ringback.Job, b *ringback.Batch) error
+	// CancelBatch asks a batch to end; it does so by itself soon.
+	CancelBatch(ctx context.Context, project, id ringback.ID) error
+	// Delete removes a job, which stops if it runs.
+	Delete(ctx context.Context, project, id ringback.ID) error
 	// Cancel ends a job as cancelled and returns it.
 	Cancel(ctx context.Context, project, id ringback.ID) (*ringback.Job, error)
 }
@@ -71,8 +77,10 @@ type Config struct {
 	// uploaded, zero means 20 GiB. Files expire after FileTTL, zero means 48 h.
 	MaxFileBytes, FileQuota int64
 	FileTTL                 time.Duration
-	Log                     *slog.Logger
-	Now                     func() time.Time
+	// BatchTTL is after how long a batch that is not done expires; zero means 48 h.
+	BatchTTL time.Duration
+	Log      *slog.Logger
+	Now      func() time.Time
 }
 
 type api struct {
@@ -93,6 +101,9 @@ func New(c Config) http.Handler {
 	}
 	if c.FileTTL == 0 {
 		c.FileTTL = 48 * time.Hour
+	}
+	if c.BatchTTL == 0 {
+		c.BatchTTL = 48 * time.Hour
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -160,18 +160,18 @@ func newServer(t testing.TB, change ...func(*api.Config)) *server {
 		routes = append(routes, backend.Route{Match: match, Backend: emulator.New(script)})
 	}
 	routes = append(routes, backend.Route{Match: "slow", Backend: telling{emulator.New(script), s.asked}})
-	router, err := backend.NewRouter(routes)
+	router, err := backend.NewRouter(routes, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewJSONHandler(s.log, nil))
-	emitter := emit.New(st, handover(s.told), &bus.Bus{}, "test", time.Minute)
-	runner := work.New(work.Config{Store: st, Emit: emitter, Backend: router, Node: "test", Log: log, Now: s.clock.Now})
-	s.run(runner)
+	emitter := emit.New(st, handover(s.told), &bus.Bus{}, "test", time.Minute, "https://ringback.example")
 	blobs, err := blobdir.Open(filepath.Join(dir, "blobs"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	runner := work.New(work.Config{Store: st, Emit: emitter, Backend: router, Blobs: blobs, Node: "test", Log: log, Now: s.clock.Now})
+	s.run(runner)
 	c := api.Config{Store: st, Blobs: blobs, Runner: runner, Pinger: emitter, Backend: router, Secrets: s.secrets, Log: log, Now: s.clock.Now,
 		CheckURI: func(uri string) error { return egress.CheckURI(uri, egress.Options{}) }}
 	for _, f := range change {

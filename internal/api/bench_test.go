@@ -28,7 +28,7 @@ func (noRunner) Submit(_ context.Context, j *ringback.Job) error {
 // BenchmarkCreateBackground measures what the surface itself takes to accept a
 // background interaction: everything but the network, the store and the run.
 func BenchmarkCreateBackground(b *testing.B) {
-	router, err := backend.NewRouter([]backend.Route{{Match: "*", Backend: emulator.New(nil)}})
+	router, err := backend.NewRouter([]backend.Route{{Match: "*", Backend: emulator.New(nil)}}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

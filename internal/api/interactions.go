@@ -19,9 +19,20 @@ import (
 // interaction exists and can be got again. Only a model name that no back-end
 // has is refused before anything is stored.
 func (a *api) createInteraction(c *call) (any, error) {
-	var q genai.CreateInteraction
-	if err := a.decode(c, &q, false); err != nil {
+	body, err := a.body(c)
+	if err != nil {
 		return nil, err
+	}
+	mark, earlier, err := a.idempotency(c, body)
+	if err != nil {
+		return nil, err
+	}
+	if earlier != "" {
+		return a.sendInteraction(c, earlier, false)
+	}
+	var q genai.CreateInteraction
+	if err := genai.Decode(body, &q); err != nil {
+		return nil, invalid("%v", err)
 	}
 	spec, err := interactionSpec(&q)
 	if err != nil {
@@ -43,19 +54,26 @@ func (a *api) createInteraction(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &ringback.Job{ID: ringback.NewInteractionID(c.now), Project: c.project, Kind: ringback.KindInteraction, Model: q.Model, Spec: stored, Webhooks: webhooks}
-	switch {
-	case q.Background:
-		err = a.Runner.Submit(c.Context(), j)
-	case q.Store != nil && !*q.Store:
-		j, err = a.Runner.DoUnstored(c.Context(), j)
-	default:
-		j, err = a.Runner.Do(c.Context(), j)
-	}
+	j := &ringback.Job{ID: ringback.NewInteractionID(c.now), Project: c.project, Kind: ringback.KindInteraction, Model: q.Model, Spec: stored, Webhooks: webhooks, Idempotency: mark}
+	done := j
+	earlier, err = a.once(c, mark, func() (err error) {
+		switch {
+		case q.Background:
+			err = a.Runner.Submit(c.Context(), j)
+		case q.Store != nil && !*q.Store:
+			done, err = a.Runner.DoUnstored(c.Context(), j)
+		default:
+			done, err = a.Runner.Do(c.Context(), j)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	return renderInteraction(j, spec, false)
+	if earlier != "" {
+		return a.sendInteraction(c, earlier, false)
+	}
+	return renderInteraction(done, spec, false)
 }
 
 // interactionSpec validates a request. Errors name the field.
@@ -355,7 +373,11 @@ func (a *api) getInteraction(c *call) (any, error) {
 	if c.query("stream") == "true" || c.query("alt") == "sse" {
 		return nil, invalid("stream: streaming is not supported by this version; ask without it")
 	}
-	j, err := a.interaction(c, c.id())
+	return a.sendInteraction(c, c.id(), c.query("include_input") == "true")
+}
+
+func (a *api) sendInteraction(c *call, id ringback.ID, withInput bool) (any, error) {
+	j, err := a.interaction(c, id)
 	if err != nil {
 		return nil, err
 	}
@@ -363,7 +385,7 @@ func (a *api) getInteraction(c *call) (any, error) {
 	if err := json.Unmarshal(j.Spec, &spec); err != nil {
 		return nil, fmt.Errorf("spec of interaction %s: %w", j.ID, err)
 	}
-	return renderInteraction(j, &spec, c.query("include_input") == "true")
+	return renderInteraction(j, &spec, withInput)
 }
 
 func (a *api) cancelInteraction(c *call) (any, error) {
@@ -389,7 +411,7 @@ func (a *api) deleteInteraction(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return struct{}{}, notFound(a.Store.DeleteJob(c.Context(), c.project, j.ID), "interaction", j.ID)
+	return struct{}{}, notFound(a.Runner.Delete(c.Context(), c.project, j.ID), "interaction", j.ID)
 }
 
 // renderInteraction shows a job as the resource of §5.5.

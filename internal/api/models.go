@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"ringback.dev"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/genai"
 )
@@ -73,13 +72,8 @@ func (a *api) generation(c *call) (*backend.Request, error) {
 	if err := a.decode(c, &body, false); err != nil {
 		return nil, err
 	}
-	if len(body.Contents) == 0 {
-		return nil, &ringback.Error{Code: ringback.InvalidArgument, Message: "contents: it is required and must not be empty"}
-	}
-	for i := range body.Contents {
-		if len(body.Contents[i].Parts) == 0 {
-			return nil, invalid("contents[%d].parts: it is required and must not be empty", i)
-		}
+	if err := body.Check(); err != nil {
+		return nil, invalid("%v", err)
 	}
 	return &backend.Request{Model: string(c.id()), Body: &body}, nil
 }

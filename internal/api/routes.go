@@ -32,6 +32,10 @@ func (a *api) routes() http.Handler {
 			return "models", verbs{"GET": a.listModels}
 		}))
 		mux.Handle("/"+v+"/models/", a.serve(classicSurface, a.modelRoute))
+		mux.Handle("/"+v+"/batches", a.serve(classicSurface, func(*http.Request) (string, verbs) {
+			return "batches", verbs{"GET": a.listBatches}
+		}))
+		mux.Handle("/"+v+"/batches/", a.serve(classicSurface, a.batchRoute))
 		mux.Handle("/"+v+"/files", a.serve(classicSurface, func(*http.Request) (string, verbs) {
 			return "files", verbs{"GET": a.listFiles, "POST": a.startUpload}
 		}))
@@ -111,6 +115,20 @@ func (a *api) interactionRoute(r *http.Request) (string, verbs) {
 	return "", nil
 }
 
+func (a *api) batchRoute(r *http.Request) (string, verbs) {
+	id, verb := cut(r, "batches")
+	r.SetPathValue("id", id)
+	switch verb {
+	case "":
+		return "batches/{id}", verbs{"GET": a.getBatch, "DELETE": a.deleteBatch, "PATCH": a.updateBatch}
+	case "cancel":
+		return "batches/{id}:cancel", verbs{"POST": a.cancelBatch}
+	case "updateGenerateContentBatch", "updateEmbedContentBatch":
+		return "batches/{id}:update", verbs{"PATCH": a.updateBatch}
+	}
+	return "", nil
+}
+
 func (a *api) modelRoute(r *http.Request) (string, verbs) {
 	name, verb := cutModel(r)
 	if r.Method == http.MethodGet && verb != "" && unservedVerbs[verb] == "" {
@@ -128,6 +146,16 @@ func (a *api) modelRoute(r *http.Request) (string, verbs) {
 		return "models/{model}:generateContent", verbs{"POST": a.generateContent}
 	case "streamGenerateContent":
 		return "models/{model}:streamGenerateContent", verbs{"POST": a.streamGenerateContent}
+	case "batchGenerateContent":
+		return "models/{model}:batchGenerateContent", verbs{"POST": a.createBatch}
+	case "batchCreate":
+		return "models/{model}:batchCreate", verbs{"POST": a.createBatchAlias}
+	case "asyncBatchEmbedContent":
+		return "models/{model}:asyncBatchEmbedContent", verbs{"POST": a.createEmbedBatch}
+	case "embedContent":
+		return "models/{model}:embedContent", verbs{"POST": a.embedContent}
+	case "batchEmbedContents":
+		return "models/{model}:batchEmbedContents", verbs{"POST": a.batchEmbedContents}
 	case "countTokens":
 		return "models/{model}:countTokens", verbs{"POST": a.countTokens}
 	}
@@ -170,14 +198,13 @@ func after(r *http.Request, collection string) string {
 // unserved names the parts of the Gemini API that this version does not serve,
 // so that a client learns more than "not found".
 var unserved = map[string]string{
-	"batches": "batches", "operations": "operations", "tunedModels": "tuned models",
+	"operations": "operations", "tunedModels": "tuned models",
 	"cachedContents": "cached contents", "fileSearchStores": "file search stores",
 }
 
 // unservedVerbs is the same for what follows a model's name.
 var unservedVerbs = map[string]string{
-	"batchGenerateContent": "batches", "batchCreate": "batches", "asyncBatchEmbedContent": "batches",
-	"predictLongRunning": "video", "predict": "images", "embedContent": "embeddings", "batchEmbedContents": "embeddings",
+	"predictLongRunning": "video", "predict": "images",
 }
 
 // notServed explains why a path has no route.

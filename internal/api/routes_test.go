@@ -129,14 +129,10 @@ func TestPathAliases(t *testing.T) {
 func TestUnknownPaths(t *testing.T) {
 	s := newServer(t)
 	for path, hint := range map[string]string{
-		"/":                                       "there is no /",
-		"/v2/models":                              "there is no /v2/models",
-		"/v1/batches/b1":                          "does not serve batches yet",
-		"/v1/operations/o1":                       "does not serve operations yet",
-		"/v1/models/m:batchGenerateContent":       "does not serve batches yet",
-		"/v1/models/m:predictLongRunning":         "does not serve video yet",
-		"/v1/models/m:batchEmbedContents":         "does not serve embeddings yet",
-		"/v1/models/org/m:asyncBatchEmbedContent": "does not serve batches yet",
+		"/":                               "there is no /",
+		"/v2/models":                      "there is no /v2/models",
+		"/v1/operations/o1":               "does not serve operations yet",
+		"/v1/models/m:predictLongRunning": "does not serve video yet",
 	} {
 		for _, method := range []string{"GET", "POST"} {
 			s.do(method, path, "").refusedClassic(404, "NOT_FOUND", hint)

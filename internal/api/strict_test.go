@@ -13,7 +13,7 @@ import (
 // must not be taken for one.
 func TestPathsThatAreNoModels(t *testing.T) {
 	s := newServer(t, func(c *api.Config) {
-		router, err := backend.NewRouter([]backend.Route{{Match: "*", Backend: emulator.New(nil)}})
+		router, err := backend.NewRouter([]backend.Route{{Match: "*", Backend: emulator.New(nil)}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

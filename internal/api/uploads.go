@@ -69,8 +69,8 @@ func (u *uploads) enter(ctx context.Context, key string, cut func()) (leave func
 				close(mine.done)
 			}, nil
 		}
+		earlier.cut() // While it is listed, and so not over: its connection goes on to other requests.
 		u.mu.Unlock()
-		earlier.cut()
 		select {
 		case <-earlier.done:
 		case <-ctx.Done():
@@ -219,11 +219,20 @@ func (a *api) room(c *call) (int64, error) {
 func (a *api) continueUpload(c *call) (any, error) {
 	secret := c.URL.Query().Get("upload_id")
 	body := &watched{c: c, from: c.Body}
-	leave, err := a.uploads.enter(c.Context(), secret, body.cut)
+	cut := body.cut
+	if !commands(c.Request)["upload"] {
+		cut = func() {} // It reads nothing and is over soon.
+	}
+	leave, err := a.uploads.enter(c.Context(), secret, cut)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
+	defer func() {
+		leave()
+		if body.dropped.Load() {
+			c.w.Header().Set("Connection", "close") // Its deadline has passed.
+		}
+	}()
 	u, err := a.Store.Upload(c.Context(), keyring.HashKey(secret))
 	if errors.Is(err, ringback.NotFound) {
 		c.w.Header().Set("X-Goog-Upload-Status", "cancelled")

@@ -113,9 +113,9 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 		MaxInFlight: c.MaxInFlight, PerTarget: c.PerTargetInFlight, Timeout: c.DeliveryTimeout, CatchUpRate: c.CatchUpRate,
 		DisableAfter: c.DisableAfter, RequireHTTPS: !c.AllowHTTPCallbacks, Log: log,
 	})
-	emitter := emit.New(a.store, a.dispatcher, &a.hints, node, a.dispatcher.Lease)
+	emitter := emit.New(a.store, a.dispatcher, &a.hints, node, a.dispatcher.Lease, a.signing.issuer)
 	a.runner = work.New(work.Config{Store: a.store, Emit: emitter, Backend: models, Node: node, MaxRunning: c.MaxRunning,
-		StallAfter: c.StallAfter, Hints: &a.hints, Log: log})
+		Blobs: a.blobs, MaxBatches: c.MaxBatches, MaxRow: int(c.MaxRequestBytes), ResultTTL: c.ResultTTL, StallAfter: c.StallAfter, Hints: &a.hints, Log: log})
 	// Only now that nothing is left to go wrong: the key of the first project is
 	// shown once, so a start that fails must not make it.
 	if err := a.firstProject(ctx, time.Now()); err != nil {
@@ -124,7 +124,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	apiConfig := api.Config{
 		Store: a.store, Runner: a.runner, Pinger: emitter, Backend: models, Secrets: a.secrets,
 		CheckURI: func(uri string) error { return egress.CheckURI(uri, outside) },
-		Blobs:    a.blobs, PublicURL: strings.TrimRight(c.PublicURL, "/"), MaxFileBytes: c.MaxFileBytes, FileQuota: c.FileQuotaBytes, FileTTL: c.FileTTL,
+		Blobs:    a.blobs, PublicURL: strings.TrimRight(c.PublicURL, "/"), MaxFileBytes: c.MaxFileBytes, FileQuota: c.FileQuotaBytes, FileTTL: c.FileTTL, BatchTTL: c.BatchTTL,
 		MaxBody: c.MaxRequestBytes, Used: a.used.note, JWKS: a.signing.jwks, Log: log,
 		Manage: manage.Config{Bus: &a.hints, RotateSigningKeys: a.signing.rotate, RevokeSigningKey: a.signing.revoke, Wake: a.dispatcher.Wake,
 			Backoff: c.backoff(), Closing: a.closing},

@@ -48,11 +48,15 @@ type Config struct {
 	SigningKeyAge time.Duration   `yaml:"signing_key_age" default:"2160h" help:"Age at which the key that signs callbacks to per-request addresses is replaced."`
 
 	MaxRunning      int   `yaml:"max_running" default:"256" help:"Background jobs that run at once."`
-	MaxRequestBytes int64 `yaml:"max_request_bytes" default:"20971520" help:"Largest request body that is accepted."`
+	MaxBatches      int   `yaml:"max_batches" default:"32" help:"Batches that run at once."`
+	MaxRequestBytes int64 `yaml:"max_request_bytes" default:"20971520" help:"Largest request body, and largest row of a batch, that is accepted."`
 
 	MaxFileBytes   int64         `yaml:"max_file_bytes" default:"2147483648" help:"Largest file that can be uploaded."`
 	FileQuotaBytes int64         `yaml:"file_quota_bytes" default:"21474836480" help:"Bytes that a project's uploaded files may have together. Results don't count."`
 	FileTTL        time.Duration `yaml:"file_ttl" name:"file-ttl" default:"48h" help:"How long uploaded files are kept."`
+
+	BatchTTL  time.Duration `yaml:"batch_ttl" name:"batch-ttl" default:"48h" help:"Age at which a batch that is not done expires."`
+	ResultTTL time.Duration `yaml:"result_ttl" name:"result-ttl" default:"720h" help:"How long the result files of batches are kept."`
 
 	OpenAIURL string `yaml:"openai_url" name:"openai-url" placeholder:"URL" help:"OpenAI-compatible server for all models that the file does not route, such as http://127.0.0.1:8000/v1."`
 	OpenAIKey string `yaml:"openai_key" name:"openai-key" placeholder:"KEY" help:"API key for --openai-url."`
@@ -94,6 +98,10 @@ type BackendConfig struct {
 	MaxRetries int           `yaml:"max_retries"`
 	// Scenario is the emulator's file.
 	Scenario string `yaml:"scenario"`
+	// MaxInFlight bounds the requests under way at once, BatchInFlight the rows of
+	// batches among them; zero means no bound, and backend.RowsInFlight.
+	MaxInFlight   int `yaml:"max_in_flight"`
+	BatchInFlight int `yaml:"batch_in_flight"`
 }
 
 // ModelRoute sends the models that match to a back-end.
@@ -104,6 +112,8 @@ type ModelRoute struct {
 	Backend string `yaml:"backend"`
 	// As is the model's name there, if it is another.
 	As string `yaml:"as"`
+	// MaxInFlight bounds the requests under way at once; zero means no bound.
+	MaxInFlight int `yaml:"max_in_flight"`
 }
 
 // withDefaults sets what is zero and has a default that is not.
@@ -113,7 +123,8 @@ func (c Config) withDefaults() Config {
 		standard time.Duration
 	}{
 		{&c.RetryWindow, 24 * time.Hour}, {&c.DisableAfter, 24 * time.Hour}, {&c.StallAfter, time.Hour},
-		{&c.Retention, 30 * 24 * time.Hour}, {&c.FileTTL, 48 * time.Hour}, {&c.SigningKeyAge, 90 * 24 * time.Hour},
+		{&c.Retention, 30 * 24 * time.Hour}, {&c.FileTTL, 48 * time.Hour},
+		{&c.BatchTTL, 48 * time.Hour}, {&c.ResultTTL, 30 * 24 * time.Hour}, {&c.SigningKeyAge, 90 * 24 * time.Hour},
 	} {
 		if *d.value == 0 {
 			*d.value = d.standard
@@ -124,6 +135,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.CatchUpRate == 0 {
 		c.CatchUpRate = 100
+	}
+	if c.MaxBatches == 0 {
+		c.MaxBatches = 32
 	}
 	if c.MaxFileBytes == 0 {
 		c.MaxFileBytes = 2 << 30
@@ -163,6 +177,8 @@ func (c *Config) check() error {
 		{"stall_after", c.StallAfter, time.Second, 30 * 24 * time.Hour},
 		{"retention", c.Retention, c.RetryWindow, 10 * 365 * 24 * time.Hour},
 		{"file_ttl", c.FileTTL, time.Minute, 10 * 365 * 24 * time.Hour},
+		{"batch_ttl", c.BatchTTL, time.Minute, 10 * 365 * 24 * time.Hour},
+		{"result_ttl", c.ResultTTL, time.Minute, 10 * 365 * 24 * time.Hour},
 		{"signing_key_age", c.SigningKeyAge, time.Hour, 10 * 365 * 24 * time.Hour},
 	} {
 		if d.value < d.low || d.value > d.high {
@@ -184,7 +200,7 @@ func (c *Config) check() error {
 		key   string
 		value int64
 	}{{"max_in_flight", int64(c.MaxInFlight)}, {"per_target_in_flight", int64(c.PerTargetInFlight)},
-		{"max_running", int64(c.MaxRunning)}, {"max_request_bytes", c.MaxRequestBytes}, {"max_file_bytes", c.MaxFileBytes}, {"file_quota_bytes", c.FileQuotaBytes}} {
+		{"max_running", int64(c.MaxRunning)}, {"max_batches", int64(c.MaxBatches)}, {"max_request_bytes", c.MaxRequestBytes}, {"max_file_bytes", c.MaxFileBytes}, {"file_quota_bytes", c.FileQuotaBytes}} {
 		if n.value < 1 {
 			return fmt.Errorf("%s: %d is less than 1", n.key, n.value)
 		}
@@ -254,11 +270,16 @@ func (c *Config) backoff() ringback.Backoff {
 // router builds the back-ends and the routes to them.
 func (c *Config) router() (*backend.Router, error) {
 	built := make(map[string]backend.Backend, len(c.Backends))
+	limits := make(map[backend.Backend]backend.Limits)
 	for name, b := range c.Backends {
+		if b.MaxInFlight < 0 || b.BatchInFlight < 0 {
+			return nil, fmt.Errorf("backends.%s: max_in_flight and batch_in_flight can't be negative", name)
+		}
 		var err error
 		if built[name], err = b.build(); err != nil {
 			return nil, fmt.Errorf("backends.%s: %w", name, err)
 		}
+		limits[built[name]] = backend.Limits{InFlight: b.MaxInFlight, Rows: b.BatchInFlight}
 	}
 	var routes []backend.Route
 	for i, m := range c.Models {
@@ -269,7 +290,10 @@ func (c *Config) router() (*backend.Router, error) {
 		if _, err := path.Match(m.Match, ""); err != nil || m.Match == "" {
 			return nil, fmt.Errorf("models[%d].match: %q is not a model name or pattern", i, m.Match)
 		}
-		routes = append(routes, backend.Route{Match: m.Match, Backend: b, As: m.As})
+		if m.MaxInFlight < 0 {
+			return nil, fmt.Errorf("models[%d].max_in_flight: it can't be negative", i)
+		}
+		routes = append(routes, backend.Route{Match: m.Match, Backend: b, As: m.As, Limits: backend.Limits{InFlight: m.MaxInFlight}})
 	}
 	if c.OpenAIURL != "" {
 		b, err := openai.New(openai.Config{BaseURL: c.OpenAIURL, APIKey: c.OpenAIKey})
@@ -288,7 +312,7 @@ func (c *Config) router() (*backend.Router, error) {
 	if len(routes) == 0 {
 		return nil, fmt.Errorf("no model can run: give --openai-url URL, or backends and models in the file (docs/config.md), or --emulator to try without a model")
 	}
-	return backend.NewRouter(routes)
+	return backend.NewRouter(routes, limits)
 }
 
 func (b BackendConfig) build() (backend.Backend, error) {

@@ -56,6 +56,9 @@ func (a *App) upkeep(ctx context.Context) error {
 			a.log.Error("look after the signing keys", "error", err)
 		}
 		a.sweep(ctx, now)
+		if err := a.sweepBatches(ctx); err != nil && ctx.Err() == nil {
+			a.log.Error("remove the rows of ended batches", "error", err)
+		}
 		if err := a.sweepFiles(ctx, now); err != nil && ctx.Err() == nil {
 			a.log.Error("remove files", "error", err)
 		}
@@ -97,6 +100,18 @@ func (a *App) sweep(ctx context.Context, now time.Time) {
 	}
 	if removed > 0 {
 		a.log.Info("old events removed", "events", removed, "deliveries_not_ended", lost, "older_than", a.config.Retention)
+	}
+}
+
+// sweepBatches removes what batches that have ended left in the store: their
+// results are in their output. Some groups of rows at a time, so that others get
+// between.
+func (a *App) sweepBatches(ctx context.Context) error {
+	for {
+		more, err := a.store.SweepBatches(ctx, 16)
+		if err != nil || !more || ctx.Err() != nil {
+			return err
+		}
 	}
 }
 

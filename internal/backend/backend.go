@@ -17,13 +17,16 @@ type Request struct {
 	// Model is the name as the back-end knows it.
 	Model string
 	Body  *genai.GenerateContentRequest
+	// Turn says whose request it is.
+	Turn Turn
 }
 
 // Backend runs models. Generate returns a whole answer with at least one
 // candidate or a prompt feedback, or an error: *Error for what the back-end or
 // the way to it said, ctx's error when that ended. Any number of goroutines may
-// call at once. An adapter repeats what is worth repeating itself; an error is
-// final.
+// call at once. An adapter repeats what is worth repeating itself, except for rows
+// of batches (Turn): their runner does that, so that no row holds a place while it
+// waits.
 type Backend interface {
 	Generate(ctx context.Context, req *Request) (*genai.GenerateContentResponse, error)
 }
@@ -71,7 +74,10 @@ type Error struct {
 	Message string
 	// RetryAfter is how long the back-end asked to wait, 0 if it did not.
 	RetryAfter time.Duration
-	Cause      error
+	// OthersAnswered: the back-end answered other requests while this one was under
+	// way, so that the failure may be the request's own. Router sets it.
+	OthersAnswered bool
+	Cause          error
 }
 
 func (e *Error) Error() string {

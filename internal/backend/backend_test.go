@@ -47,7 +47,7 @@ func (a *able) Models(context.Context) ([]genai.Model, error) {
 
 func router(t *testing.T, routes ...backend.Route) *backend.Router {
 	t.Helper()
-	r, err := backend.NewRouter(routes)
+	r, err := backend.NewRouter(routes, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,15 +19,42 @@ type Route struct {
 	Backend Backend
 	// As is the name that the back-end knows; empty means the same.
 	As string
+	// Limits bound the requests of this route; those of the back-end are given
+	// to NewRouter.
+	Limits Limits
+
+	gates []*gate // In the order in which they are entered.
 }
 
 // Router is a Backend that passes each request to the first route that matches
 // its model.
 type Router struct{ routes []Route }
 
-// NewRouter returns a Router. A malformed pattern is an error.
-func NewRouter(routes []Route) (*Router, error) {
-	for _, r := range routes {
+// RowsInFlight is how many rows of batches a back-end gets at once unless its
+// limits say otherwise.
+const RowsInFlight = 64
+
+// NewRouter returns a Router. limits are those of back-ends; one that is not in it
+// gets RowsInFlight rows and any number of other requests. A malformed pattern is
+// an error.
+func NewRouter(routes []Route, limits map[Backend]Limits) (*Router, error) {
+	routes = slices.Clone(routes)
+	gates := make(map[Backend]*gate)
+	for i := range routes {
+		r := &routes[i]
+		g := gates[r.Backend]
+		if g == nil {
+			l := limits[r.Backend]
+			if l.Rows == 0 {
+				l.Rows = RowsInFlight
+			}
+			g = newGate(l)
+			gates[r.Backend] = g
+		}
+		if r.Limits != (Limits{}) {
+			r.gates = append(r.gates, newGate(r.Limits))
+		}
+		r.gates = append(r.gates, g)
 		if _, err := path.Match(r.Match, ""); err != nil || r.Match == "" {
 			return nil, fmt.Errorf("%q is not a model name or pattern", r.Match)
 		}
@@ -35,56 +62,121 @@ func NewRouter(routes []Route) (*Router, error) {
 	return &Router{routes}, nil
 }
 
-// find returns the back-end for a model and the request as it sees it.
-func (r *Router) find(req *Request) (Backend, *Request, error) {
-	for _, route := range r.routes {
-		if ok, _ := path.Match(route.Match, req.Model); ok || route.Match == "*" {
+// find returns the route of a model, and the model's name there.
+func (r *Router) find(model string) (*Route, string, error) {
+	for i := range r.routes {
+		route := &r.routes[i]
+		if ok, _ := path.Match(route.Match, model); ok || route.Match == "*" {
 			if route.As != "" {
-				req = &Request{Model: route.As, Body: req.Body}
+				model = route.As
 			}
-			return route.Backend, req, nil
+			return route, model, nil
 		}
 	}
 	names := make([]string, len(r.routes))
-	for i, route := range r.routes {
-		names[i] = route.Match
+	for i := range r.routes {
+		names[i] = r.routes[i].Match
 	}
-	return nil, nil, &Error{Kind: ModelNotFound,
-		Message: fmt.Sprintf("model %q is not configured; configured are %s", req.Model, strings.Join(names, ", "))}
+	return nil, "", &Error{Kind: ModelNotFound,
+		Message: fmt.Sprintf("model %q is not configured; configured are %s", model, strings.Join(names, ", "))}
 }
 
 // Resolve implements Resolver.
 func (r *Router) Resolve(model string) error {
-	_, _, err := r.find(&Request{Model: model})
+	_, _, err := r.find(model)
+	return err
+}
+
+// through runs f when it is the turn's time at all gates of the route.
+func (r *Route) through(ctx context.Context, t Turn, f func() error) error {
+	passes := make([]pass, 0, 2)
+	var err error
+	for _, g := range r.gates {
+		var p pass
+		if p, err = g.enter(ctx, t); err != nil {
+			break
+		}
+		passes = append(passes, p)
+	}
+	if err == nil {
+		err = f()
+	}
+	for i := len(passes) - 1; i >= 0; i-- {
+		err = r.gates[i].done(ctx, passes[i], err)
+	}
 	return err
 }
 
 // Generate implements Backend.
-func (r *Router) Generate(ctx context.Context, req *Request) (*genai.GenerateContentResponse, error) {
-	b, req, err := r.find(req)
+func (r *Router) Generate(ctx context.Context, req *Request) (resp *genai.GenerateContentResponse, err error) {
+	route, model, err := r.find(req.Model)
 	if err != nil {
 		return nil, err
 	}
-	return b.Generate(ctx, req)
+	err = route.through(ctx, req.Turn, func() (err error) {
+		resp, err = route.Backend.Generate(ctx, &Request{Model: model, Body: req.Body, Turn: req.Turn})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// Embed implements Embedder. A back-end that can't embed refuses the request.
+func (r *Router) Embed(ctx context.Context, req *EmbedRequest) (e *Embedding, err error) {
+	route, model, err := r.find(req.Model)
+	if err != nil {
+		return nil, err
+	}
+	embedder, ok := route.Backend.(Embedder)
+	if !ok {
+		return nil, &Error{Kind: InvalidRequest, Message: fmt.Sprintf("the back-end of model %q makes no embeddings", req.Model)}
+	}
+	err = route.through(ctx, req.Turn, func() (err error) {
+		e, err = embedder.Embed(ctx, &EmbedRequest{Model: model, Body: req.Body, Turn: req.Turn})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 // Stream implements Streamer.
 func (r *Router) Stream(ctx context.Context, req *Request) iter.Seq2[*genai.GenerateContentResponse, error] {
-	b, req, err := r.find(req)
-	if err != nil {
-		return func(yield func(*genai.GenerateContentResponse, error) bool) { yield(nil, err) }
+	return func(yield func(*genai.GenerateContentResponse, error) bool) {
+		route, model, err := r.find(req.Model)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		listening := true
+		err = route.through(ctx, req.Turn, func() error {
+			for chunk, err := range Stream(ctx, route.Backend, &Request{Model: model, Body: req.Body, Turn: req.Turn}) {
+				if err != nil {
+					return err
+				}
+				if listening = yield(chunk, nil); !listening {
+					return nil
+				}
+			}
+			return nil
+		})
+		if err != nil && listening {
+			yield(nil, err)
+		}
 	}
-	return Stream(ctx, b, req)
 }
 
 // CountTokens implements TokenCounter. It estimates for a back-end that can't count.
 func (r *Router) CountTokens(ctx context.Context, req *Request) (int, error) {
-	b, req, err := r.find(req)
+	route, model, err := r.find(req.Model)
 	if err != nil {
 		return 0, err
 	}
-	if c, ok := b.(TokenCounter); ok {
-		return c.CountTokens(ctx, req)
+	if c, ok := route.Backend.(TokenCounter); ok {
+		return c.CountTokens(ctx, &Request{Model: model, Body: req.Body})
 	}
 	return EstimateTokens(req.Body), nil
 }
@@ -124,5 +216,5 @@ func (r *Router) Models(ctx context.Context) ([]genai.Model, error) {
 // Describe returns what can be said of a model that is known by name only.
 func Describe(name string) genai.Model {
 	return genai.Model{Name: "models/" + name, BaseModelID: name, Version: "001", DisplayName: name,
-		SupportedGenerationMethods: []string{"generateContent", "streamGenerateContent", "countTokens"}}
+		SupportedGenerationMethods: []string{"generateContent", "streamGenerateContent", "countTokens", "batchGenerateContent", "embedContent", "asyncBatchEmbedContent"}}
 }

@@ -20,7 +20,7 @@ func (n named) Generate(_ context.Context, req *backend.Request) (*genai.Generat
 func TestRouter(t *testing.T) {
 	r, err := backend.NewRouter([]backend.Route{
 		{Match: "exact", Backend: named("a"), As: "other"}, {Match: "gemini-*", Backend: named("b")}, {Match: "org/name", Backend: named("c")},
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestRouter(t *testing.T) {
 			t.Errorf("stream: got %v, %v", chunk, err)
 		}
 	}
-	if _, err := backend.NewRouter([]backend.Route{{Match: "["}}); err == nil {
+	if _, err := backend.NewRouter([]backend.Route{{Match: "["}}, nil); err == nil {
 		t.Error("a malformed pattern was accepted")
 	}
 }

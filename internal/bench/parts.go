@@ -154,7 +154,7 @@ func (r *rig) wire(o options, st store.Store) error {
 	r.d = deliver.New(deliver.Config{Store: st, Secrets: r.keys, Tokens: tokens{&webhook.TokenKey{ID: "bench", Key: key}}, Node: "bench",
 		Transport: egress.Client(egress.Options{AllowHTTP: true, AllowPrivate: true, MaxIdlePerHost: o.InFlight}).Transport,
 		Backoff:   ringback.DefaultBackoff(), PerTarget: o.InFlight, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	r.e = emit.New(st, r.d, &bus.Bus{}, "bench", r.d.Lease)
+	r.e = emit.New(st, r.d, &bus.Bus{}, "bench", r.d.Lease, "")
 	return nil
 }
 

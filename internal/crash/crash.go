@@ -21,6 +21,17 @@ const (
 	AttemptRecorded Step = "8-attempt-recorded"
 )
 
+// The steps of a batch, in their order.
+const (
+	BatchPlanned  Step = "batch-planned"
+	RowsAnswered  Step = "batch-rows-answered"
+	RowsRecorded  Step = "batch-rows-recorded"
+	OutputWritten Step = "batch-output-written"
+)
+
+// BatchSteps lists the steps of a batch.
+func BatchSteps() []Step { return []Step{BatchPlanned, RowsAnswered, RowsRecorded, OutputWritten} }
+
 // Steps lists all steps.
 func Steps() []Step {
 	return []Step{JobClaimed, EndDecided, EndCommitted, HintPublished,

@@ -85,7 +85,7 @@ func newWorld(t *testing.T, change func(*deliver.Config)) *world {
 		change(&c)
 	}
 	w.d = deliver.New(c)
-	w.e = emit.New(st, w.d, &bus.Bus{}, "test", w.d.Lease)
+	w.e = emit.New(st, w.d, &bus.Bus{}, "test", w.d.Lease, "")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.d.Run(ctx) }()
@@ -418,7 +418,7 @@ func TestStopGivesBack(t *testing.T) {
 	w.stop()
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
-	if err := emit.New(w.st, d, &bus.Bus{}, "other", d.Lease).Ping(t.Context(), e, w.clock()); err != nil {
+	if err := emit.New(w.st, d, &bus.Bus{}, "other", d.Lease, "").Ping(t.Context(), e, w.clock()); err != nil {
 		t.Fatal(err)
 	}
 	<-started

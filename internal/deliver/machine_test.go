@@ -123,7 +123,7 @@ func (m *machine) start() {
 	m.ok(m.st.Reclaim(context.Background(), "node", time.Now()))
 	m.d = deliver.New(deliver.Config{Store: mortal{m.st, m.killed}, Secrets: m.keys, Transport: m, Node: "node", Backoff: ringback.DefaultBackoff(),
 		Poll: 10 * time.Minute, Log: slog.New(slog.DiscardHandler)})
-	m.e = emit.New(m.st, m.d, &bus.Bus{}, "node", m.d.Lease)
+	m.e = emit.New(m.st, m.d, &bus.Bus{}, "node", m.d.Lease, "")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func(d *deliver.Dispatcher) { done <- d.Run(ctx) }(m.d)

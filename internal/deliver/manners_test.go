@@ -58,7 +58,7 @@ func bubble(t *testing.T, change func(*deliver.Config), test func(r *receiver)) 
 			change(&c)
 		}
 		r.d = deliver.New(c)
-		r.e = emit.New(r.st, r.d, &bus.Bus{}, "node", r.d.Lease)
+		r.e = emit.New(r.st, r.d, &bus.Bus{}, "node", r.d.Lease, "")
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- r.d.Run(ctx) }()

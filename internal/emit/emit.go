@@ -41,27 +41,36 @@ type Emitter struct {
 	hints *bus.Bus
 	node  string
 	lease time.Duration
+	base  string
 }
 
 // New returns an Emitter that leases first attempts to node for lease, and tells
-// hints of every event.
-func New(st store.Store, hand Handover, hints *bus.Bus, node string, lease time.Duration) *Emitter {
-	return &Emitter{store: st, hand: hand, hints: hints, node: node, lease: lease}
+// hints of every event. base is the address under which clients reach the
+// server, for the links in events.
+func New(st store.Store, hand Handover, hints *bus.Bus, node string, lease time.Duration, base string) *Emitter {
+	return &Emitter{store: st, hand: hand, hints: hints, node: node, lease: lease, base: base}
 }
 
 // EndJob records that a job ended, with its events and their deliveries, in one
 // step of the store; end.Happenings is filled in. Errors are those of
 // store.EndJob. A nil lease ends the job whoever runs it.
 func (e *Emitter) EndJob(ctx context.Context, job *ringback.Job, lease *ringback.Lease, end *store.End) error {
-	data := eventData{id: string(job.ID)}
+	data := eventData{id: wireID(job)}
+	if end.File != nil {
+		data.more = append(data.more, text("output_file_uri", e.base+"/v1beta/files/"+string(end.File.ID)+":download?alt=media"),
+			text("file_name", "files/"+string(end.File.ID)))
+	}
 	if end.Failure != nil {
-		data.more = []member{{"error_code", end.Failure.Code}, {"error_message", end.Failure.Message}}
+		data.more = append(data.more, text("error_code", end.Failure.Code), text("error_message", end.Failure.Message))
+	}
+	if job.Kind == ringback.KindBatch {
+		data.more = append(data.more, counts(end.Rows))
 	}
 	to, err := e.audience(ctx, job)
 	if err != nil {
 		return fmt.Errorf("who hears of the end of job %s: %w", job.ID, err)
 	}
-	types := ringback.InteractionEvents(end.State)
+	types := ringback.EndEvents(job.Kind, end.State)
 	end.Happenings = make([]*store.Happening, len(types))
 	for i, t := range types {
 		end.Happenings[i] = to.happening(t, job.ID, data, end.At)
@@ -72,6 +81,14 @@ func (e *Emitter) EndJob(ctx context.Context, job *ringback.Job, lease *ringback
 	})
 }
 
+// wireID names a job in a way that the SDKs take (wire contract §2.3).
+func wireID(job *ringback.Job) string {
+	if job.Kind == ringback.KindBatch {
+		return "batches/" + string(job.ID)
+	}
+	return string(job.ID)
+}
+
 // Stalled records that a job passed its deadline without moving. Errors are those
 // of store.MarkStalled.
 func (e *Emitter) Stalled(ctx context.Context, job *ringback.Job, now time.Time) error {
@@ -79,8 +96,8 @@ func (e *Emitter) Stalled(ctx context.Context, job *ringback.Job, now time.Time)
 	if err != nil {
 		return fmt.Errorf("who hears of the stall of job %s: %w", job.ID, err)
 	}
-	h := to.happening(ringback.JobStalled, job.ID, eventData{id: string(job.ID), more: []member{
-		{"kind", string(job.Kind)}, {"state", string(job.State)}, {"create_time", wireTime(job.Created)}}}, now)
+	h := to.happening(ringback.JobStalled, job.ID, eventData{id: wireID(job), more: []member{
+		text("kind", string(job.Kind)), text("state", string(job.State)), text("create_time", wireTime(job.Created))}}, now)
 	return e.emit(to, []*store.Happening{h}, func() error { return e.store.MarkStalled(ctx, job.ID, h) })
 }
 
@@ -101,7 +118,7 @@ func Disabled(which *ringback.Endpoint, endpoints []*ringback.Endpoint, state ri
 		}
 	}
 	return to.happening(ringback.WebhookDisabled, "", eventData{id: string(which.ID), more: []member{
-		{"name", which.Name}, {"state", string(state)}, {"reason", reason}}}, at)
+		text("name", which.Name), text("state", string(state)), text("reason", reason)}}, at)
 }
 
 // audience are those who may hear of something.
@@ -228,8 +245,19 @@ type eventData struct {
 	metadata []byte // A JSON object, or nil.
 }
 
-// member is a further string in the data.
-type member struct{ name, value string }
+// member is a further member of the data, as JSON.
+type member struct {
+	name  string
+	value []byte
+}
+
+func text(name, value string) member { return member{name, jsjson.AppendString(nil, value)} }
+
+// counts tells how the rows of a batch fared. It is ours: Google's events don't.
+func counts(r ringback.RowCounts) member {
+	return member{"batch_stats", fmt.Appendf(nil, `{"request_count":%d,"successful_request_count":%d,"failed_request_count":%d,"pending_request_count":%d}`,
+		r.Total, r.Succeeded, r.Failed, r.Pending())}
+}
 
 // wireTime prints a time as events show it.
 func wireTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.999999Z") }
@@ -248,7 +276,7 @@ func marshalBody(t ringback.EventType, at time.Time, data eventData) []byte {
 	b = jsjson.AppendString(append(b, `","data":{"id":`...), data.id)
 	for _, m := range data.more {
 		b = jsjson.AppendString(append(b, ','), m.name)
-		b = jsjson.AppendString(append(b, ':'), m.value)
+		b = append(append(b, ':'), m.value...)
 	}
 	if data.metadata == nil {
 		return append(b, "}}"...)

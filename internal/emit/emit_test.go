@@ -56,7 +56,7 @@ func setUp(t *testing.T) (*sqlite.Store, *places, *emit.Emitter, *ringback.Job) 
 		t.Fatal(err)
 	}
 	p := &places{free: 1}
-	return st, p, emit.New(st, p, &bus.Bus{}, "node", time.Minute), j
+	return st, p, emit.New(st, p, &bus.Bus{}, "node", time.Minute, ""), j
 }
 
 func TestEndJob(t *testing.T) {
@@ -92,7 +92,7 @@ func (refusing) EndJob(context.Context, ringback.ID, *ringback.Lease, *store.End
 // can't write.
 func TestRefusedEndGivesPlacesBack(t *testing.T) {
 	st, p, _, j := setUp(t)
-	err := emit.New(refusing{st}, p, &bus.Bus{}, "node", time.Minute).EndJob(t.Context(), j, nil, &store.End{State: ringback.Completed, At: now})
+	err := emit.New(refusing{st}, p, &bus.Bus{}, "node", time.Minute, "").EndJob(t.Context(), j, nil, &store.End{State: ringback.Completed, At: now})
 	if !errors.Is(err, ringback.StorageFull) || p.free != 1 || len(p.handed) != 0 || p.woken != 0 {
 		t.Errorf("got %v with %d places, %d handed over, %d wake-ups", err, p.free, len(p.handed), p.woken)
 	}

@@ -21,14 +21,14 @@ func Decode(data []byte, into any) error {
 	if rewritten, ok := rename(data, reflect.TypeOf(into)); ok {
 		data = rewritten
 	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	if err := d.Decode(into); err != nil {
-		return explain(err)
+	err := json.Unmarshal(data, into)
+	if err == nil {
+		return nil
 	}
-	if _, err := d.Token(); err != io.EOF {
-		return errors.New("there is data after the JSON value")
+	if len(bytes.TrimSpace(data)) == 0 {
+		err = io.EOF
 	}
-	return nil
+	return explain(err)
 }
 
 // explain puts a decoding error into words for the caller.
@@ -40,8 +40,10 @@ func explain(err error) error {
 	switch {
 	case errors.Is(err, io.EOF):
 		return errors.New("the body is empty; a JSON object is expected")
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.As(err, &syntax) && syntax.Error() == "unexpected end of JSON input":
 		return errors.New("the JSON ends too early")
+	case errors.As(err, &syntax) && strings.HasSuffix(syntax.Error(), "after top-level value"):
+		return errors.New("there is data after the JSON value")
 	case errors.As(err, &syntax):
 		return fmt.Errorf("malformed JSON at byte %d: %s", syntax.Offset, strings.TrimPrefix(syntax.Error(), "json: "))
 	case errors.As(err, &kind):

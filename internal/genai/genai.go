@@ -199,6 +199,37 @@ type CountTokensResponse struct {
 	PromptTokensDetails []ModalityCount `json:"promptTokensDetails,omitempty"`
 }
 
+// EmbedContentRequest asks for an embedding (§8.6).
+type EmbedContentRequest struct {
+	Model                string   `json:"model,omitempty"`
+	Content              *Content `json:"content,omitempty"`
+	TaskType             string   `json:"taskType,omitempty"`
+	Title                string   `json:"title,omitempty"`
+	OutputDimensionality *int     `json:"outputDimensionality,omitempty"`
+}
+
+// BatchEmbedContentsRequest asks for several at once.
+type BatchEmbedContentsRequest struct {
+	Requests []EmbedContentRequest `json:"requests,omitempty"`
+}
+
+// ContentEmbedding is a vector.
+type ContentEmbedding struct {
+	Values []float32 `json:"values"`
+}
+
+// EmbedContentResponse is the answer to embedContent. TokenCount is of batches
+// only, where it is a string (§4.5).
+type EmbedContentResponse struct {
+	TokenCount Int64            `json:"tokenCount,omitempty"`
+	Embedding  ContentEmbedding `json:"embedding"`
+}
+
+// BatchEmbedContentsResponse is the answer to batchEmbedContents.
+type BatchEmbedContentsResponse struct {
+	Embeddings []ContentEmbedding `json:"embeddings"`
+}
+
 // Model describes a model (§8.1). Name is "models/…".
 type Model struct {
 	Name                       string   `json:"name"`

@@ -48,6 +48,7 @@ type Store interface {
 	Replays
 	Keys
 	Files
+	Batches
 
 	// Ping reports whether the store can be read.
 	Ping(ctx context.Context) error
@@ -94,13 +95,16 @@ type Projects interface {
 type Jobs interface {
 	// CreateJob stores a job. With a lease, which must have token 1, the job is
 	// born leased: running, its first run counted; otherwise it is pending and
-	// due at once.
+	// due at once. AlreadyExists if the project has a job with its idempotency key.
 	CreateJob(ctx context.Context, j *ringback.Job, lease *ringback.Lease) error
 	// Job returns a job of a project.
 	Job(ctx context.Context, project, id ringback.ID) (*ringback.Job, error)
-	// ClaimJobs leases up to limit due jobs, those due longest first, marks them
-	// running and counts the run.
-	ClaimJobs(ctx context.Context, node string, now, until time.Time, limit int) ([]ClaimedJob, error)
+	// JobByKey finds the job that was created with an idempotency key, and the
+	// fingerprint of the request that did it.
+	JobByKey(ctx context.Context, project ringback.ID, key string) (job ringback.ID, fingerprint []byte, err error)
+	// ClaimJobs leases up to limit due jobs of a kind, those of the highest priority
+	// and then those due longest first, marks them running and counts the run.
+	ClaimJobs(ctx context.Context, kind ringback.Kind, node string, now, until time.Time, limit int) ([]ClaimedJob, error)
 	// RenewJobs moves the end of the named leases to until. It returns the jobs
 	// that the caller no longer holds: ended, deleted or claimed by another.
 	RenewJobs(ctx context.Context, held []Held, until time.Time) (lost []ringback.ID, err error)
@@ -114,8 +118,9 @@ type Jobs interface {
 	EndJob(ctx context.Context, id ringback.ID, lease *ringback.Lease, end *End) error
 	// DeleteJob removes a job of a project. Its events and their deliveries stay.
 	DeleteJob(ctx context.Context, project, id ringback.ID) error
-	// StalledJobs lists jobs under way that were created before a time and were not
-	// yet marked as stalled, oldest first.
+	// StalledJobs lists jobs under way that were created before a time, and of which
+	// no row was finished since if they are batches, and that were not yet marked as
+	// stalled, oldest first.
 	StalledJobs(ctx context.Context, before time.Time, limit int) ([]*ringback.Job, error)
 	// MarkStalled marks a job and stores the event that tells of it. Errors:
 	// FailedPrecondition when it is marked or has ended; NotFound.
@@ -139,7 +144,13 @@ type End struct {
 	State   ringback.State
 	Output  []byte
 	Failure *ringback.Failure
-	At      time.Time
+	// File, if not nil, is the file that holds a batch's results; it is stored in the
+	// same step. Blob holds them if the rows came within the request.
+	File *ringback.File
+	Blob string
+	// Rows counts the rows of a batch.
+	Rows ringback.RowCounts
+	At   time.Time
 	// Happenings are the events with their deliveries.
 	Happenings []*Happening
 }
@@ -396,4 +407,70 @@ type Files interface {
 	Garbage(ctx context.Context, limit int) ([]string, error)
 	// ForgetGarbage notes that blobs were removed.
 	ForgetGarbage(ctx context.Context, blobs []string) error
+}
+
+// Batches keeps batches, and is the queue from which their shards are worked on.
+type Batches interface {
+	// CreateBatch is CreateJob for a job of KindBatch; the batch is stored in the
+	// same step. The blob of its input is kept until it has ended.
+	CreateBatch(ctx context.Context, j *ringback.Job, b *ringback.Batch, lease *ringback.Lease) error
+	// Batch returns a batch of a project with its counts as they are now.
+	Batch(ctx context.Context, project, id ringback.ID) (*ringback.Batch, error)
+	// UpdateBatch changes what the patch holds.
+	UpdateBatch(ctx context.Context, project, id ringback.ID, p BatchPatch, at time.Time) error
+	// CancelBatch marks a batch as cancelled by the client and makes it due, so that
+	// whoever claims it ends it. Nothing changes if it has ended or is marked.
+	CancelBatch(ctx context.Context, project, id ringback.ID, at time.Time) error
+	// PlanBatch stores the shards of a batch. Stale if the lease of its job is not
+	// the caller's.
+	PlanBatch(ctx context.Context, id ringback.ID, lease ringback.Lease, shards []ringback.Shard) error
+	// ClaimShards leases up to limit shards of a batch that are not done and not
+	// leased at now, the first ones first.
+	ClaimShards(ctx context.Context, batch ringback.ID, node string, now, until time.Time, limit int) ([]ClaimedShard, error)
+	// RenewShards moves the end of leases; those that are lost are passed over.
+	RenewShards(ctx context.Context, batch ringback.ID, held []HeldShard, until time.Time) error
+	// RecordRows keeps results of rows, in one step with the counts. Stale if the
+	// shard is not held under that token.
+	RecordRows(ctx context.Context, batch ringback.ID, g RowGroup, at time.Time) error
+	// Shards lists the shards of a batch, in order.
+	Shards(ctx context.Context, batch ringback.ID) ([]ShardStatus, error)
+	// ShardRows returns what RecordRows kept of a shard, in the order of recording.
+	ShardRows(ctx context.Context, batch ringback.ID, shard int) ([][]byte, error)
+	// SweepBatches removes the rows, by pages of limit groups, and the shards, of batches that have
+	// ended or were deleted. It reports whether there may be more.
+	SweepBatches(ctx context.Context, limit int) (more bool, err error)
+}
+
+// BatchPatch holds the fields to change; nil ones stay.
+type BatchPatch struct {
+	DisplayName *string
+	Priority    *int64
+}
+
+// HeldShard names a leased shard and the token under which it is held.
+type HeldShard struct {
+	Number int
+	Token  int64
+}
+
+// ClaimedShard is a shard and the token under which the caller may work on it.
+type ClaimedShard struct {
+	ringback.Shard
+	Token int64
+}
+
+// RowGroup is the results of some rows of a shard. Data is the caller's affair.
+type RowGroup struct {
+	HeldShard
+	Data              []byte
+	Succeeded, Failed int
+	// Done: these are the last rows of the shard.
+	Done bool
+}
+
+// ShardStatus is a shard and how far it is.
+type ShardStatus struct {
+	ringback.Shard
+	Recorded int // Rows that have a result.
+	Done     bool
 }

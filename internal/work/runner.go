@@ -15,6 +15,7 @@ import (
 
 	"ringback.dev"
 	"ringback.dev/internal/backend"
+	"ringback.dev/internal/blob"
 	"ringback.dev/internal/bus"
 	"ringback.dev/internal/crash"
 	"ringback.dev/internal/emit"
@@ -28,8 +29,18 @@ type Config struct {
 	Backend backend.Backend
 	// Node names this process in leases.
 	Node string
-	// MaxRunning bounds the background jobs that run at once; zero means 256.
-	MaxRunning int
+	// Blobs keeps the inputs and outputs of batches.
+	Blobs blob.Store
+	// MaxRunning bounds the background interactions that run at once, zero means
+	// 256; MaxBatches the batches, zero means 32.
+	MaxRunning, MaxBatches int
+	// MaxRow bounds a row of a batch in bytes; zero means 20 MiB.
+	MaxRow int
+	// RowWait is how long a row of a batch rests after its first failure; zero means
+	// a second.
+	RowWait time.Duration
+	// ResultTTL is how long the results of a batch are kept; zero means 30 days.
+	ResultTTL time.Duration
 	// Lease is how long a job stays claimed after its worker died; it is renewed
 	// three times in that time. Zero means 30 s.
 	Lease time.Duration
@@ -58,6 +69,10 @@ type Result struct {
 	State   ringback.State
 	Output  json.RawMessage
 	Failure *ringback.Failure
+	// File, Blob and Rows are of batches; see store.End.
+	File *ringback.File
+	Blob string
+	Rows ringback.RowCounts
 }
 
 // Reasons for which the context of a run ends.
@@ -72,10 +87,15 @@ type Runner struct {
 	Config
 	wake chan struct{} // Holds one element; sent to without blocking; never closed.
 	runs sync.WaitGroup
+	// halt is closed when Stop begins: batches start no more rows. cutOff ends when
+	// Stop gives up what is still under way.
+	halt   chan struct{}
+	cutOff context.Context
+	cut    context.CancelFunc
 
 	mu      sync.Mutex
 	open    bool
-	taken   int // Places of MaxRunning that are taken.
+	taken   map[ringback.Kind]int // Places that are taken.
 	running map[ringback.ID]*run
 }
 
@@ -102,7 +122,32 @@ func New(c Config) *Runner {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Runner{Config: c, wake: make(chan struct{}, 1), running: make(map[ringback.ID]*run)}
+	if c.MaxBatches == 0 {
+		c.MaxBatches = 32
+	}
+	if c.MaxRow == 0 {
+		c.MaxRow = 20 << 20
+	}
+	if c.RowWait == 0 {
+		c.RowWait = time.Second
+	}
+	if c.ResultTTL == 0 {
+		c.ResultTTL = 30 * 24 * time.Hour
+	}
+	r := &Runner{Config: c, wake: make(chan struct{}, 1), halt: make(chan struct{}), taken: make(map[ringback.Kind]int), running: make(map[ringback.ID]*run)}
+	r.cutOff, r.cut = context.WithCancel(context.Background())
+	return r
+}
+
+// kinds are the kinds of job that are run in the background.
+var kinds = [...]ringback.Kind{ringback.KindInteraction, ringback.KindBatch}
+
+// places is how many jobs of a kind may run at once.
+func (r *Runner) places(k ringback.Kind) int {
+	if k == ringback.KindBatch {
+		return r.MaxBatches
+	}
+	return r.MaxRunning
 }
 
 // Run claims and runs jobs, and renews their leases, until ctx ends. Jobs under
@@ -141,6 +186,8 @@ func (r *Runner) Run(ctx context.Context) error {
 // Stop waits for the jobs under way, after Run has returned, and keeps their
 // leases alive. When ctx ends first, they are cut off and given back.
 func (r *Runner) Stop(ctx context.Context) {
+	close(r.halt)
+	defer r.cut()
 	done := make(chan struct{})
 	go func() { r.runs.Wait(); close(done) }()
 	renew := time.NewTicker(r.Lease / 3)
@@ -152,6 +199,7 @@ func (r *Runner) Stop(ctx context.Context) {
 		case <-renew.C:
 			r.renew(ctx)
 		case <-ctx.Done():
+			r.cut()
 			r.mu.Lock()
 			for _, j := range r.running {
 				j.cancel(errStopping)
@@ -166,24 +214,35 @@ func (r *Runner) Stop(ctx context.Context) {
 // Submit stores a background job and starts it at once if there is a place. On
 // return the job is durable: it will be run, and its end will be told.
 func (r *Runner) Submit(ctx context.Context, j *ringback.Job) error {
+	return r.submit(j, func(lease *ringback.Lease) error { return r.Store.CreateJob(ctx, j, lease) })
+}
+
+// SubmitBatch does the same for a batch.
+func (r *Runner) SubmitBatch(ctx context.Context, j *ringback.Job, b *ringback.Batch) error {
+	return r.submit(j, func(lease *ringback.Lease) error { return r.Store.CreateBatch(ctx, j, b, lease) })
+}
+
+func (r *Runner) submit(j *ringback.Job, create func(*ringback.Lease) error) error {
 	now := r.Now()
 	j.Created, j.Updated, j.State = now, now, ringback.Pending
-	if !r.take() {
-		if err := r.Store.CreateJob(ctx, j, nil); err != nil {
-			return err
-		}
-		r.Hints.Publish(bus.Hint{Project: j.Project, Kind: bus.Job, ID: j.ID})
-		r.hint()
-		return nil
+	var lease *ringback.Lease
+	if r.take(j.Kind) {
+		first := r.born(j, now)
+		lease = &first
 	}
-	lease := r.born(j, now)
-	if err := r.Store.CreateJob(ctx, j, &lease); err != nil {
-		r.give()
+	if err := create(lease); err != nil {
+		if lease != nil {
+			r.give(j.Kind)
+		}
 		return err
 	}
 	r.Hints.Publish(bus.Hint{Project: j.Project, Kind: bus.Job, ID: j.ID})
+	if lease == nil {
+		r.hint()
+		return nil
+	}
 	own := *j // The caller goes on reading j.
-	r.start(store.ClaimedJob{Job: &own, Lease: lease})
+	r.start(store.ClaimedJob{Job: &own, Lease: *lease})
 	return nil
 }
 
@@ -198,10 +257,10 @@ func (r *Runner) Do(ctx context.Context, j *ringback.Job) (*ringback.Job, error)
 	}
 	runCtx, done := r.enter(ctx, j.ID, lease.Token)
 	defer done()
-	res, err := r.execute(runCtx, j)
+	res, err := r.execute(runCtx, j, lease)
 	if err != nil {
 		if !errors.Is(context.Cause(runCtx), context.Canceled) {
-			r.release(j, lease)
+			r.release(j, lease, err)
 			return nil, fmt.Errorf("run job %s: %w", j.ID, err)
 		}
 		res = Result{State: ringback.Cancelled}
@@ -214,7 +273,7 @@ func (r *Runner) Do(ctx context.Context, j *ringback.Job) (*ringback.Job, error)
 func (r *Runner) DoUnstored(ctx context.Context, j *ringback.Job) (*ringback.Job, error) {
 	now := r.Now()
 	j.Created, j.Started = now, now
-	res, err := r.execute(ctx, j)
+	res, err := r.execute(ctx, j, ringback.Lease{})
 	if err != nil {
 		return nil, err
 	}
@@ -233,12 +292,37 @@ func (r *Runner) Cancel(ctx context.Context, project, id ringback.ID) (*ringback
 	if err := r.Emit.EndJob(ctx, j, nil, &store.End{State: ringback.Cancelled, At: r.Now()}); err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
-	if under := r.running[id]; under != nil {
-		under.cancel(errCancelled)
-	}
-	r.mu.Unlock()
+	r.stop(id, errCancelled)
 	return r.Store.Job(ctx, project, id)
+}
+
+// CancelBatch asks a batch to end, wherever it runs; what is finished by then is
+// kept. It may have ended already.
+func (r *Runner) CancelBatch(ctx context.Context, project, id ringback.ID) error {
+	if err := r.Store.CancelBatch(ctx, project, id, r.Now()); err != nil {
+		return err
+	}
+	r.stop(id, errCancelled)
+	r.hint()
+	return nil
+}
+
+// Delete removes a job and stops it if it runs.
+func (r *Runner) Delete(ctx context.Context, project, id ringback.ID) error {
+	if err := r.Store.DeleteJob(ctx, project, id); err != nil {
+		return err
+	}
+	r.stop(id, errLost)
+	return nil
+}
+
+// stop cuts off a run in this process, if there is one.
+func (r *Runner) stop(id ringback.ID, why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if under := r.running[id]; under != nil {
+		under.cancel(why)
+	}
 }
 
 // born marks a job as created with its first lease.
@@ -248,21 +332,21 @@ func (r *Runner) born(j *ringback.Job, now time.Time) ringback.Lease {
 }
 
 // take reserves a place to run a background job.
-func (r *Runner) take() bool {
+func (r *Runner) take(k ringback.Kind) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.open || r.taken >= r.MaxRunning {
+	if !r.open || r.taken[k] >= r.places(k) {
 		return false
 	}
-	r.taken++
+	r.taken[k]++
 	return true
 }
 
 // give returns a place, and looks for a waiting job if all were taken.
-func (r *Runner) give() {
+func (r *Runner) give(k ringback.Kind) {
 	r.mu.Lock()
-	full := r.taken >= r.MaxRunning
-	r.taken--
+	full := r.taken[k] >= r.places(k)
+	r.taken[k]--
 	r.mu.Unlock()
 	if full {
 		r.hint()
@@ -278,27 +362,29 @@ func (r *Runner) hint() {
 
 // claim starts due jobs, as many as there are free places when it begins. Jobs
 // that are submitted meanwhile keep the fast path, so for a moment a few more
-// than MaxRunning may run.
+// may run.
 func (r *Runner) claim(ctx context.Context) {
-	r.mu.Lock()
-	places := r.MaxRunning - r.taken
-	r.mu.Unlock()
-	if places <= 0 {
-		return
-	}
-	now := r.Now()
-	claimed, err := r.Store.ClaimJobs(ctx, r.Node, now, now.Add(r.Lease), places)
-	if err != nil {
-		if ctx.Err() == nil {
-			r.Log.Error("claim jobs", "error", err)
+	for _, k := range kinds {
+		r.mu.Lock()
+		places := r.places(k) - r.taken[k]
+		r.mu.Unlock()
+		if places <= 0 {
+			continue
 		}
-		return
-	}
-	r.mu.Lock()
-	r.taken += len(claimed)
-	r.mu.Unlock()
-	for _, c := range claimed {
-		r.start(c)
+		now := r.Now()
+		claimed, err := r.Store.ClaimJobs(ctx, k, r.Node, now, now.Add(r.Lease), places)
+		if err != nil {
+			if ctx.Err() == nil {
+				r.Log.Error("claim jobs", "kind", k, "error", err)
+			}
+			continue
+		}
+		r.mu.Lock()
+		r.taken[k] += len(claimed)
+		r.mu.Unlock()
+		for _, c := range claimed {
+			r.start(c)
+		}
 	}
 }
 
@@ -358,16 +444,16 @@ func (r *Runner) renew(ctx context.Context) {
 // start runs a claimed job, for which a place was taken, in a goroutine.
 func (r *Runner) start(c store.ClaimedJob) {
 	r.runs.Go(func() {
-		defer r.give()
+		defer r.give(c.Kind)
 		ctx, done := r.enter(context.Background(), c.ID, c.Lease.Token)
 		defer done()
 		crash.At(crash.JobClaimed)
-		res, err := r.execute(ctx, c.Job)
+		res, err := r.execute(ctx, c.Job, c.Lease)
 		if err != nil {
-			r.release(c.Job, c.Lease)
+			r.release(c.Job, c.Lease, err)
 			return
 		}
-		r.end(ctx, c.Job, c.Lease, res)
+		r.end(r.cutOff, c.Job, c.Lease, res)
 	})
 }
 
@@ -387,7 +473,7 @@ func (r *Runner) enter(parent context.Context, id ringback.ID, token int64) (con
 
 // execute runs a job by its kind. An error means that the run was cut off and
 // says nothing about the job.
-func (r *Runner) execute(ctx context.Context, j *ringback.Job) (res Result, err error) {
+func (r *Runner) execute(ctx context.Context, j *ringback.Job, lease ringback.Lease) (res Result, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.Log.Error("panic in a job", "job", j.ID, "panic", p, "stack", string(debug.Stack()))
@@ -400,6 +486,8 @@ func (r *Runner) execute(ctx context.Context, j *ringback.Job) (res Result, err 
 	switch j.Kind {
 	case ringback.KindInteraction:
 		return runInteraction(ctx, r.Store, r.Backend, j)
+	case ringback.KindBatch:
+		return r.runBatch(ctx, j, lease)
 	default:
 		return failure("api_error", fmt.Sprintf("this version can't run jobs of kind %q", j.Kind)), nil
 	}
@@ -413,7 +501,7 @@ func failure(code, message string) Result {
 // store can't take it (a full disk), it is kept in memory and tried again, under
 // a lease that goes on being renewed.
 func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease, res Result) {
-	e := &store.End{State: res.State, Output: res.Output, Failure: res.Failure, At: r.Now()}
+	e := &store.End{State: res.State, Output: res.Output, Failure: res.Failure, File: res.File, Blob: res.Blob, Rows: res.Rows, At: r.Now()}
 	var err error
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err = r.Emit.EndJob(context.WithoutCancel(ctx), j, &lease, e)
@@ -433,6 +521,9 @@ func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease,
 		slog.String("job", string(j.ID)), slog.String("kind", string(j.Kind)), slog.String("model", j.Model),
 		slog.String("state", string(res.State)), slog.Int("run", j.Runs), slog.Duration("took", e.At.Sub(j.Started)),
 	}
+	if res.Rows.Total > 0 {
+		attrs = append(attrs, slog.Int64("rows", res.Rows.Total), slog.Int64("failed_rows", res.Rows.Failed), slog.Int64("rows_not_run", res.Rows.Pending()))
+	}
 	if res.Failure != nil {
 		attrs = append(attrs, slog.String("code", res.Failure.Code), slog.String("message", res.Failure.Message))
 	}
@@ -443,6 +534,9 @@ func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease,
 		}
 	case ringback.Stale, ringback.FailedPrecondition, ringback.NotFound:
 		// Cancelled, deleted or claimed by another meanwhile: not ours to end.
+		if errors.Is(err, ringback.NotFound) {
+			r.discard(&res)
+		}
 		attrs = append(attrs, slog.String("dropped", err.Error()))
 	default:
 		level, attrs = slog.LevelError, append(attrs, slog.Any("not_recorded", err))
@@ -450,11 +544,33 @@ func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease,
 	r.Log.LogAttrs(ctx, level, "job", attrs...)
 }
 
+// discard removes the output of a batch that was deleted while it was written.
+func (r *Runner) discard(res *Result) {
+	key := res.Blob
+	if res.File != nil {
+		key = res.File.Blob
+	}
+	if key == "" {
+		return
+	}
+	if err := r.Blobs.Delete(context.Background(), key); err != nil {
+		r.Log.Error("remove the output of a deleted batch", "error", err)
+	}
+}
+
+// again is how long a job rests after a run that met a broken machine.
+const again = 5 * time.Second
+
 // release gives a job back after a run that was cut off. A stop of ours doesn't
 // count as a run.
-func (r *Runner) release(j *ringback.Job, lease ringback.Lease) {
+func (r *Runner) release(j *ringback.Job, lease ringback.Lease, why error) {
+	due, uncount := r.Now(), true
+	if !errors.Is(why, errStopping) && !errors.Is(why, errLost) && !errors.Is(why, errCancelled) {
+		due, uncount = due.Add(again), false
+		r.Log.Error("a job could not be run; it is tried again", "job", j.ID, "kind", j.Kind, "run", j.Runs, "again_in", again, "error", why)
+	}
 	held := []store.Held{{ID: j.ID, Token: lease.Token}}
-	if err := r.Store.ReleaseJobs(context.Background(), held, r.Now(), true); err != nil {
+	if err := r.Store.ReleaseJobs(context.Background(), held, due, uncount); err != nil {
 		r.Log.Error("give back job", "job", j.ID, "error", err)
 	}
 }

@@ -77,7 +77,7 @@ func newWorld(t *testing.T, m model, change func(*work.Config)) *world {
 		t.Fatal(err)
 	}
 	w := &world{T: t, st: &ends{Store: st, ended: make(chan ringback.ID, 100)}}
-	c := work.Config{Store: w.st, Emit: emit.New(w.st, nobody{}, &bus.Bus{}, "test", time.Minute), Backend: m, Node: "test", Lease: 3 * time.Second,
+	c := work.Config{Store: w.st, Emit: emit.New(w.st, nobody{}, &bus.Bus{}, "test", time.Minute, "https://ringback.example"), Backend: m, Node: "test", Lease: 3 * time.Second,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	if change != nil {
 		change(&c)
@@ -302,7 +302,7 @@ func TestLostLease(t *testing.T) {
 	j := w.submit("hello")
 	<-started
 	later := time.Now().Add(time.Hour)
-	claimed, err := w.st.ClaimJobs(t.Context(), "other", later, later.Add(time.Hour), 10)
+	claimed, err := w.st.ClaimJobs(t.Context(), ringback.KindInteraction, "other", later, later.Add(time.Hour), 10)
 	if err != nil || len(claimed) != 1 || claimed[0].ID != j.ID {
 		t.Fatalf("got %+v, %v", claimed, err)
 	}
@@ -324,7 +324,7 @@ func TestCutOffTooOften(t *testing.T) {
 	}
 	now := j.Created
 	for range 20 {
-		if _, err := w.st.ClaimJobs(t.Context(), "dead", now, now.Add(time.Second), 1); err != nil {
+		if _, err := w.st.ClaimJobs(t.Context(), ringback.KindInteraction, "dead", now, now.Add(time.Second), 1); err != nil {
 			t.Fatal(err)
 		}
 		now = now.Add(2 * time.Second)

@@ -44,10 +44,10 @@ func (m *manage) listJobs(c *call) (any, error) {
 		return nil, err
 	}
 	f := store.JobFilter{Kind: ringback.Kind(q.Get("kind")), State: ringback.State(q.Get("state"))}
-	if f.Kind != "" && f.Kind != ringback.KindInteraction {
-		return nil, invalid("kind: %q is not a kind of job; %s is", f.Kind, ringback.KindInteraction)
+	if f.Kind != "" && f.Kind != ringback.KindInteraction && f.Kind != ringback.KindBatch {
+		return nil, invalid("kind: %q is neither %s nor %s", f.Kind, ringback.KindInteraction, ringback.KindBatch)
 	}
-	states := []ringback.State{"", ringback.Pending, ringback.Running, ringback.Completed, ringback.RequiresAction, ringback.Incomplete, ringback.Failed, ringback.Cancelled}
+	states := []ringback.State{"", ringback.Pending, ringback.Running, ringback.Completed, ringback.RequiresAction, ringback.Incomplete, ringback.Failed, ringback.Cancelled, ringback.Expired}
 	if !slices.Contains(states, f.State) {
 		return nil, invalid("state: %q is none of %s", f.State, strings.Trim(fmt.Sprint(states[1:]), "[]"))
 	}

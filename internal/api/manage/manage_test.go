@@ -62,7 +62,7 @@ func newWorld(t testing.TB) *world {
 			&ringback.APIKey{ID: "key_" + p, Project: p, Name: "first", Prefix: "rbk_" + string(p), Hash: keyring.HashKey(string(p)), Created: w.now}, w.by()))
 	}
 	w.ok(w.st.CreateKey(t.Context(), ringback.APIKey{ID: "key_op", Name: "op", Hash: keyring.HashKey("operator"), Created: w.now}, w.by()))
-	w.emit = emit.New(w.st, idle{}, &w.hints, "node", time.Minute)
+	w.emit = emit.New(w.st, idle{}, &w.hints, "node", time.Minute, "")
 	closing := make(chan struct{})
 	w.h = manage.New(manage.Config{Store: w.st, Bus: &w.hints, Secrets: w.keys, Backoff: ringback.DefaultBackoff(), Closing: closing,
 		Now: w.clock,

@@ -70,7 +70,7 @@ func failure(t *testing.T, answer network) *backend.Error {
 func TestStatus(t *testing.T) {
 	for status, want := range map[int]backend.Kind{
 		400: backend.InvalidRequest, 401: backend.Unauthorized, 403: backend.Unauthorized, 404: backend.ModelNotFound, 408: backend.Unavailable, 413: backend.InvalidRequest,
-		422: backend.InvalidRequest, 429: backend.RateLimited, 500: backend.Unavailable, 501: backend.Internal, 502: backend.Unavailable, 503: backend.Unavailable, 504: backend.Unavailable,
+		422: backend.InvalidRequest, 429: backend.RateLimited, 500: backend.Internal, 501: backend.Internal, 502: backend.Unavailable, 503: backend.Unavailable, 504: backend.Unavailable,
 	} {
 		e := failure(t, func(*http.Request) (*http.Response, error) {
 			return reply(status, `{"error":{"message":"its own words"}}`), nil

@@ -94,7 +94,7 @@ func (b *Backend) Generate(ctx context.Context, req *backend.Request) (*genai.Ge
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
-	resp, err := b.do(ctx, http.MethodPost, "/chat/completions", body)
+	resp, err := b.do(ctx, http.MethodPost, "/chat/completions", body, b.tries(req.Turn))
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func (b *Backend) Stream(ctx context.Context, req *backend.Request) iter.Seq2[*g
 		}
 		ctx, cancel := context.WithTimeout(ctx, b.timeout)
 		defer cancel()
-		resp, err := b.do(ctx, http.MethodPost, "/chat/completions", body)
+		resp, err := b.do(ctx, http.MethodPost, "/chat/completions", body, b.tries(req.Turn))
 		if err != nil {
 			yield(nil, err)
 			return
@@ -143,7 +143,7 @@ func (b *Backend) Stream(ctx context.Context, req *backend.Request) iter.Seq2[*g
 func (b *Backend) Models(ctx context.Context) ([]genai.Model, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	resp, err := b.do(ctx, http.MethodGet, "/models", nil)
+	resp, err := b.do(ctx, http.MethodGet, "/models", nil, b.retries)
 	if err != nil {
 		return nil, err
 	}
@@ -163,9 +163,17 @@ func (b *Backend) Models(ctx context.Context) ([]genai.Model, error) {
 	return models, nil
 }
 
+// tries is how often a request is repeated here: rows of batches are not.
+func (b *Backend) tries(t backend.Turn) int {
+	if t.Batch != "" {
+		return 0
+	}
+	return b.retries
+}
+
 // do sends a request until it is answered 2xx, can't be helped, or the tries are
 // used up.
-func (b *Backend) do(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+func (b *Backend) do(ctx context.Context, method, path string, body []byte, retries int) (*http.Response, error) {
 	for try := 0; ; try++ {
 		resp, err := b.once(ctx, method, path, body)
 		if err == nil {
@@ -180,7 +188,8 @@ func (b *Backend) do(ctx context.Context, method, path string, body []byte) (*ht
 			// 0.5 s, 1 s, 2 s …, spread over ± 50 %, so that many jobs don't return at once.
 			wait = time.Duration(float64(500*time.Millisecond<<min(try, 5)) * (0.5 + rand.Float64()))
 		}
-		if (e.Kind != backend.RateLimited && e.Kind != backend.Unavailable) || try >= b.retries || wait > maxWait {
+		again := e.Kind == backend.RateLimited || e.Kind == backend.Unavailable || e.Kind == backend.Internal
+		if !again || try >= retries || wait > maxWait {
 			return nil, err
 		}
 		timer := time.NewTimer(wait)
@@ -260,7 +269,7 @@ func statusError(resp *http.Response) error {
 	case code == http.StatusTooManyRequests:
 		e.Kind = backend.RateLimited
 	case code == http.StatusRequestTimeout, code == http.StatusGatewayTimeout, code == http.StatusBadGateway,
-		code == http.StatusServiceUnavailable, code == http.StatusInternalServerError:
+		code == http.StatusServiceUnavailable:
 		e.Kind = backend.Unavailable
 	case code >= 400 && code < 500:
 		e.Kind = backend.InvalidRequest

@@ -211,6 +211,9 @@ func (s *Store) Reclaim(ctx context.Context, node string, now time.Time) error {
 		if err := t.flush(); err != nil {
 			return err
 		}
+		if err := t.exec(`UPDATE batch_shards SET due = ?, node = NULL WHERE node = ?`, micros(now), node); err != nil {
+			return err
+		}
 		if err := t.exec(`UPDATE job_queue SET due = ?, node = NULL WHERE node = ?`, micros(now), node); err != nil {
 			return err
 		}

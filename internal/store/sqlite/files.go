@@ -222,7 +222,8 @@ func (s *Store) ExpireFiles(ctx context.Context, now, stale time.Time, limit int
 
 // Garbage implements store.Files.
 func (s *Store) Garbage(ctx context.Context, limit int) ([]string, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT blob FROM blob_garbage LIMIT ?`, limit)
+	rows, err := s.read.QueryContext(ctx, `SELECT g.blob FROM blob_garbage g WHERE NOT EXISTS
+		(SELECT 1 FROM job_queue q JOIN batches b ON b.id = q.id WHERE q.kind = 'batch' AND b.input_blob = g.blob) LIMIT ?`, limit)
 	if err != nil {
 		return nil, fmt.Errorf("blobs to remove: %w", translate(err))
 	}

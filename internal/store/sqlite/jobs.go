@@ -13,6 +13,15 @@ import (
 
 // CreateJob implements store.Jobs.
 func (s *Store) CreateJob(ctx context.Context, j *ringback.Job, lease *ringback.Lease) error {
+	err := s.writer.submit(ctx, func(t *tx) error { return t.insertJob(j, 0, lease) }, nil)
+	if err != nil {
+		return fmt.Errorf("create job %s: %w", j.ID, err)
+	}
+	return nil
+}
+
+// insertJob is the first change of a step.
+func (t *tx) insertJob(j *ringback.Job, priority int64, lease *ringback.Lease) error {
 	due, token, node, runs := j.Created, int64(0), any(nil), 0
 	if lease != nil {
 		due, token, node, runs = lease.Until, lease.Token, lease.Node, 1
@@ -21,23 +30,33 @@ func (s *Store) CreateJob(ctx context.Context, j *ringback.Job, lease *ringback.
 	if j.Webhooks != nil {
 		b, err := json.Marshal(j.Webhooks)
 		if err != nil {
-			return fmt.Errorf("create job %s: %w", j.ID, err)
+			return err
 		}
 		webhooks = string(b)
 	}
-	err := s.writer.submit(ctx, func(t *tx) error {
-		if err := t.exec(`INSERT INTO jobs (id, project, kind, state, model, spec, webhooks, created, updated)
-			VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?)`,
-			string(j.ID), string(j.Project), string(j.Kind), j.Model, []byte(j.Spec), webhooks, micros(j.Created), micros(j.Created)); err != nil {
-			return err
+	if j.Idempotency != nil {
+		err := t.exec(`INSERT INTO idempotency (project, key, fingerprint, job) VALUES (?, ?, ?, ?)`,
+			string(j.Project), j.Idempotency.Key, j.Idempotency.Fingerprint, string(j.ID))
+		if err != nil {
+			return translate(err)
 		}
-		return t.exec(`INSERT INTO job_queue (id, due, lease, node, runs, started) VALUES (?, ?, ?, ?, ?, ?)`,
-			string(j.ID), micros(due), token, node, runs, micros(j.Started))
-	}, nil)
-	if err != nil {
-		return fmt.Errorf("create job %s: %w", j.ID, err)
 	}
-	return nil
+	if err := t.exec(`INSERT INTO jobs (id, project, kind, state, model, spec, webhooks, created, updated)
+		VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?)`,
+		string(j.ID), string(j.Project), string(j.Kind), j.Model, []byte(j.Spec), webhooks, micros(j.Created), micros(j.Created)); err != nil {
+		return err
+	}
+	return t.exec(`INSERT INTO job_queue (id, kind, priority, due, lease, node, runs, started) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		string(j.ID), string(j.Kind), priority, micros(due), token, node, runs, micros(j.Started))
+}
+
+// JobByKey implements store.Jobs.
+func (s *Store) JobByKey(ctx context.Context, project ringback.ID, key string) (job ringback.ID, fingerprint []byte, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT job, fingerprint FROM idempotency WHERE project = ? AND key = ?`, string(project), key).Scan(&job, &fingerprint)
+	if err != nil {
+		return "", nil, fmt.Errorf("job by idempotency key: %w", translate(err))
+	}
+	return job, fingerprint, nil
 }
 
 const (
@@ -87,9 +106,9 @@ func (s *Store) Job(ctx context.Context, project, id ringback.ID) (*ringback.Job
 }
 
 // ClaimJobs implements store.Jobs.
-func (s *Store) ClaimJobs(ctx context.Context, node string, now, until time.Time, limit int) ([]store.ClaimedJob, error) {
+func (s *Store) ClaimJobs(ctx context.Context, kind ringback.Kind, node string, now, until time.Time, limit int) ([]store.ClaimedJob, error) {
 	var some int
-	err := s.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM job_queue WHERE due <= ?)`, micros(now)).Scan(&some)
+	err := s.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM job_queue WHERE kind = ? AND due <= ?)`, string(kind), micros(now)).Scan(&some)
 	if err != nil {
 		return nil, fmt.Errorf("look for due jobs: %w", translate(err))
 	}
@@ -100,7 +119,7 @@ func (s *Store) ClaimJobs(ctx context.Context, node string, now, until time.Time
 	err = s.writer.submit(ctx, func(t *tx) error {
 		claimed = nil
 		rows, err := t.query(`SELECT `+jobColumns+`, q.lease FROM job_queue q JOIN jobs j ON j.id = q.id
-			WHERE q.due <= ? ORDER BY q.due LIMIT ?`, micros(now), limit)
+			WHERE q.kind = ? AND q.due <= ? ORDER BY q.priority DESC, q.due LIMIT ?`, string(kind), micros(now), limit)
 		if err != nil {
 			return err
 		}
@@ -212,6 +231,9 @@ func (s *Store) EndJob(ctx context.Context, id ringback.ID, lease *ringback.Leas
 		if err := t.exec(`DELETE FROM job_queue WHERE id = ?`, string(id)); err != nil {
 			return err
 		}
+		if err := t.endBatch(id, end); err != nil {
+			return err
+		}
 		return insertHappenings(t, end.Happenings...)
 	}, func() { s.noteDue(end.Happenings...) })
 	if err != nil {
@@ -242,6 +264,12 @@ func (s *Store) DeleteJob(ctx context.Context, project, id ringback.ID) error {
 		if n == 0 {
 			return ringback.NotFound
 		}
+		if err := t.exec(`DELETE FROM idempotency WHERE job = ?`, string(id)); err != nil {
+			return err
+		}
+		if err := t.deleteBatch(id); err != nil {
+			return err
+		}
 		return t.exec(`DELETE FROM job_queue WHERE id = ?`, string(id))
 	}, nil)
 	if err != nil {
@@ -253,7 +281,8 @@ func (s *Store) DeleteJob(ctx context.Context, project, id ringback.ID) error {
 // StalledJobs implements store.Jobs.
 func (s *Store) StalledJobs(ctx context.Context, before time.Time, limit int) ([]*ringback.Job, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT `+jobSummary+` FROM job_queue q JOIN jobs j ON j.id = q.id
-		WHERE q.stalled IS NULL AND j.created < ? ORDER BY j.created LIMIT ?`, micros(before), limit)
+		WHERE q.stalled IS NULL AND j.created < ?1 AND NOT (q.kind = 'batch' AND EXISTS (SELECT 1 FROM batch_shards x WHERE x.batch = q.id AND x.progressed >= ?1))
+		ORDER BY j.created LIMIT ?2`, micros(before), limit)
 	if err != nil {
 		return nil, fmt.Errorf("look for stalled jobs: %w", translate(err))
 	}

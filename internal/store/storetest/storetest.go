@@ -64,6 +64,11 @@ func Run(t *testing.T, open func(t *testing.T) Open) {
 		"UploadLife":            testUploadLife,
 		"Files":                 testFiles,
 		"ExpireFiles":           testExpireFiles,
+		"BatchLife":             testBatchLife,
+		"ShardLeases":           testShardLeases,
+		"BatchCancel":           testBatchCancel,
+		"BatchClaimOrder":       testBatchClaimOrder,
+		"Idempotency":           testIdempotency,
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -137,7 +142,7 @@ func (s *suite) createJob() *ringback.Job {
 
 func (s *suite) claimJobs(limit int) []store.ClaimedJob {
 	s.Helper()
-	c, err := s.st.ClaimJobs(s.ctx, node, s.now, s.now.Add(30*time.Second), limit)
+	c, err := s.st.ClaimJobs(s.ctx, ringback.KindInteraction, node, s.now, s.now.Add(30*time.Second), limit)
 	s.ok(err)
 	return c
 }
@@ -370,7 +375,7 @@ func testConcurrentJobClaims(s *suite) {
 	for range 8 {
 		wg.Go(func() {
 			for {
-				c, err := s.st.ClaimJobs(s.ctx, node, s.now, s.now.Add(time.Minute), 7)
+				c, err := s.st.ClaimJobs(s.ctx, ringback.KindInteraction, node, s.now, s.now.Add(time.Minute), 7)
 				if err != nil {
 					s.Error(err)
 				}
