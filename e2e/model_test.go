@@ -96,3 +96,15 @@ func TestModel(t *testing.T) {
 	}
 	fmt.Printf("model: background interaction, callback verified: %s\n", own(said))
 }
+
+// TestModelBatch runs a batch of 100 rows on a real model, from the upload to the
+// reading of the results, with the Python SDK; the callback is verified with the
+// Standard Webhooks library.
+func TestModelBatch(t *testing.T) {
+	s := dev(t, "--openai-url", modelServer(t)+"/v1")
+	out := runner(t, "python", append(env(s), "MODEL=gemma-3-270m"), filepath.Join(cache(t, "python3"), "bin", "python"), "model_batch.py", filepath.Join(t.TempDir(), "in.jsonl"))
+	if !strings.HasPrefix(out, "verified 100 rows") || strings.Contains(out, "emulator") {
+		t.Fatalf("unexpected output:\n%s", out)
+	}
+	fmt.Printf("model: batch, callback verified, results read: %s\n", strings.TrimSpace(out))
+}

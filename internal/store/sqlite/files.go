@@ -145,15 +145,7 @@ func (s *Store) ListFiles(ctx context.Context, project ringback.ID, now time.Tim
 	if err != nil {
 		return nil, 0, fmt.Errorf("list files: %w", translate(err))
 	}
-	var places []int64
-	files, err = collect(rows, "list files", func(r scanner) (ringback.File, error) {
-		places = append(places, 0)
-		return scanFile(alsoScan{r, []any{&places[len(places)-1]}})
-	})
-	if len(files) > limit {
-		files, next = files[:limit], places[limit-1]
-	}
-	return files, next, err
+	return page(rows, "list files", limit, scanFile)
 }
 
 // DeleteFile implements store.Files.

@@ -149,15 +149,25 @@ func (s *Store) ListJobs(ctx context.Context, project ringback.ID, f store.JobFi
 		q.and(`j.state = ?`, string(f.State))
 	}
 	rows, err := s.read.QueryContext(ctx, `SELECT `+jobSummary+`, j.rowid FROM jobs j LEFT JOIN job_queue q ON q.id = j.id
-		WHERE `+q.text+` ORDER BY j.rowid DESC LIMIT ?`, append(q.args, limit)...)
+		WHERE `+q.text+` ORDER BY j.rowid DESC LIMIT ?`, append(q.args, limit+1)...)
 	if err != nil {
 		return nil, 0, fmt.Errorf("list jobs: %w", translate(err))
 	}
-	jobs, err = collect(rows, "list jobs", func(r scanner) (*ringback.Job, error) { return scanJob(alsoScan{r, []any{&next}}) })
-	if len(jobs) < limit {
-		next = 0
+	return page(rows, "list jobs", limit, scanJob)
+}
+
+// page collects a page of a list that goes by rowid, the last column. One row more
+// than limit was asked for: next is not zero only if there is more.
+func page[T any](rows *sql.Rows, what string, limit int, scan func(scanner) (T, error)) (list []T, next int64, err error) {
+	var places []int64
+	list, err = collect(rows, what, func(r scanner) (T, error) {
+		places = append(places, 0)
+		return scan(alsoScan{r, []any{&places[len(places)-1]}})
+	})
+	if len(list) > limit {
+		list, next = list[:limit], places[limit-1]
 	}
-	return jobs, next, err
+	return list, next, err
 }
 
 // ListAudit implements store.Log.
