@@ -350,9 +350,10 @@ func fill(ctx context.Context, o options) error {
 // server runs a whole server with the emulator, and prints its address and key.
 func server(ctx context.Context, o options) error {
 	app.TuneMemory()
-	c := app.Config{Listen: "127.0.0.1:0", Data: o.Dir, Emulator: true, AllowHTTPCallbacks: true, AllowPrivateCallbacks: true,
+	c := app.Config{Listen: "127.0.0.1:0", Data: o.Dir, Emulator: o.Model == "", OpenAIURL: o.Model, AllowHTTPCallbacks: true, AllowPrivateCallbacks: true,
 		DeliveryTimeout: 15 * time.Second, MaxInFlight: 512, PerTargetInFlight: 64, MaxRunning: 256, MaxRequestBytes: 1 << 20,
-		Grace: time.Second, LogLevel: "info", LogFormat: "text"}
+		MaxFileBytes: 4 << 30,
+		Grace:        time.Second, LogLevel: "info", LogFormat: "text"}
 	a, err := app.New(ctx, c, c.Logger(io.Discard))
 	if err != nil {
 		return err

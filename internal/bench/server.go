@@ -55,8 +55,13 @@ func (m millis) text(percent int) string {
 	if len(m) == 0 {
 		return "none"
 	}
+	return fmt.Sprintf("%.1f ms", m.at(percent))
+}
+
+// at is a percentile of some.
+func (m millis) at(percent int) float64 {
 	s := slices.Sorted(slices.Values(m))
-	return fmt.Sprintf("%.1f ms", s[min(len(s)-1, len(s)*percent/100)])
+	return s[min(len(s)-1, len(s)*percent/100)]
 }
 
 // latencies submits jobs at a steady rate and measures, for each callback, the
