@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"ringback.dev/internal/spare"
 )
 
 // Turn says whose request it is. The zero Turn is somebody's who waits for the
@@ -70,6 +72,7 @@ func (g *gate) enter(ctx context.Context, t Turn) (pass, error) {
 	w := &waiter{turn: t, ready: make(chan struct{})}
 	g.mu.Lock()
 	if t.Batch == "" {
+		spare.Asked()
 		g.urgent = append(g.urgent, w)
 	} else {
 		l := g.lines[t.Batch]
@@ -214,6 +217,9 @@ func (g *gate) done(ctx context.Context, p pass, err error) error {
 	} else {
 		g.answered++
 		g.failures, g.holds = 0, 0
+		if p.turn.Batch == "" {
+			spare.Asked() // The answer is still to be handed out.
+		}
 	}
 	g.leave(p)
 	return err

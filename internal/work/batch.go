@@ -19,6 +19,7 @@ import (
 	"ringback.dev/internal/blob"
 	"ringback.dev/internal/crash"
 	"ringback.dev/internal/genai"
+	"ringback.dev/internal/spare"
 	"ringback.dev/internal/store"
 )
 
@@ -161,7 +162,7 @@ func (x *batchRun) plan(ctx context.Context) (*ringback.Failure, error) {
 		lines := block
 		block, size = nil, 0
 		checks.Go(func() error {
-			p.check(lines, x.job.Model, x.batch.Embed)
+			p.check(x, lines)
 			return context.Cause(checking)
 		})
 	}
@@ -219,10 +220,10 @@ type planned struct {
 	line int64 // Its number.
 }
 
-func (p *planned) check(lines []inputLine, model string, embed bool) {
+func (p *planned) check(x *batchRun, lines []inputLine) {
 	good := int64(0)
 	for i := range lines {
-		_, err := parseRow(&lines[i], model, embed)
+		_, err := x.parseSpare(&lines[i])
 		if err == nil {
 			good++
 			continue
@@ -372,10 +373,16 @@ func (x *batchRun) shard(ctx context.Context, s *store.ClaimedShard, renew <-cha
 		if err := x.begin(ctx, weight, renew); err != nil {
 			return err
 		}
-		r, bad := parseRow(&line, x.job.Model, x.batch.Embed)
+		r, bad := x.parseSpare(&line)
 		x.rows.Go(func() { x.row(ctx, s.Number, i, weight, r, bad) })
 	}
 	return nil
+}
+
+// parseSpare parses a row when a processor can be spared.
+func (x *batchRun) parseSpare(line *inputLine) (r *row, err error) {
+	spare.Do(func() { r, err = parseRow(line, x.job.Model, x.batch.Embed) })
+	return r, err
 }
 
 // begin waits until a further row may be open.
@@ -426,6 +433,7 @@ func (x *batchRun) answer(ctx context.Context, r *row, bad error, turn func() ba
 	if err != nil {
 		return nil, false, err
 	}
-	line, err := r.result(response, failed)
+	var line []byte
+	spare.Do(func() { line, err = r.result(response, failed) })
 	return line, failed != nil, err
 }

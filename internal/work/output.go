@@ -11,6 +11,7 @@ import (
 	"ringback.dev"
 	"ringback.dev/internal/crash"
 	"ringback.dev/internal/genai"
+	"ringback.dev/internal/spare"
 	"ringback.dev/internal/store"
 )
 
@@ -59,7 +60,8 @@ func (x *batchRun) write(ctx context.Context, state ringback.State) (Result, err
 		if err := ctx.Err(); err != nil {
 			return res, errStopping
 		}
-		if err := x.writeShard(ctx, lines, &shards[i], unfinished, &res.Rows); err != nil {
+		spare.Do(func() { err = x.writeShard(ctx, lines, &shards[i], unfinished, &res.Rows) })
+		if err != nil {
 			return res, err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/genai"
+	"ringback.dev/internal/spare"
 )
 
 // Name is the model that the emulator lists; it answers to any other name too.
@@ -41,7 +42,7 @@ func (b *Backend) CountTokens(_ context.Context, req *backend.Request) (int, err
 }
 
 // Generate implements backend.Backend.
-func (b *Backend) Generate(ctx context.Context, req *backend.Request) (*genai.GenerateContentResponse, error) {
+func (b *Backend) Generate(ctx context.Context, req *backend.Request) (resp *genai.GenerateContentResponse, err error) {
 	rule := b.scenario.match(req)
 	if err := rule.wait(ctx, rule.delay()); err != nil {
 		return nil, err
@@ -49,7 +50,11 @@ func (b *Backend) Generate(ctx context.Context, req *backend.Request) (*genai.Ge
 	if err := rule.fail(); err != nil {
 		return nil, err
 	}
-	return answer(req, rule)
+	if req.Turn.Batch == "" {
+		return answer(req, rule)
+	}
+	spare.Do(func() { resp, err = answer(req, rule) })
+	return resp, err
 }
 
 // Stream implements backend.Streamer: the answer of Generate, word by word.

@@ -25,6 +25,7 @@ type writer struct {
 	args    []driver.NamedValue    // Those of the change that runs.
 	texts   map[chunk]string
 	seq     int64 // Of the latest event.
+	last    int   // Steps of the latest group.
 
 	done chan struct{}
 
@@ -52,8 +53,10 @@ type step struct {
 // them waits for the last.
 const maxGroup = 512
 
-// A group is not held back once it has enough steps, nor longer than gatherTime.
+// A group is held back when several steps are queued or were lately, but not once
+// it has enough, nor longer than gatherTime.
 const (
+	several    = 8
 	enough     = 128
 	gatherTime = time.Millisecond
 )
@@ -136,13 +139,14 @@ func (w *writer) run() {
 			<-w.wake
 			continue
 		}
+		w.last = len(group)
 		w.commit(group)
 	}
 }
 
-// gather waits a little for more steps, but only when several are queued already:
-// then the callers are many, and a larger group costs each of them less than the
-// wait. A lone caller is served at once.
+// gather waits a little for more steps, but only when several are queued already
+// and there were many lately: then a larger group costs each caller less than the
+// wait. A lone caller is served at once, and so are a few.
 func (w *writer) gather() {
 	w.mu.Lock()
 	n := len(w.queue)
@@ -155,7 +159,7 @@ func (w *writer) gather() {
 		n = len(w.queue)
 		w.mu.Unlock()
 	}
-	if n < 2 || n >= enough {
+	if n < 2 || n >= enough || n < several && w.last < several {
 		return
 	}
 	timer := time.NewTimer(gatherTime)
