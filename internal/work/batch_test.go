@@ -168,7 +168,7 @@ func TestBatchKeepsOrderAndTruth(t *testing.T) {
 	want := []string{"a: 1", "b: error 3 line 4: request: it is required", "c: error 3 no such thing",
 		": error 3 line 6: malformed JSON at byte 2: invalid character 'o' in literal null (expecting 'u')",
 		`e: error 3 line 7: request.model: it is "other", the batch runs on "m"`,
-		"f: error 3 line 8: request.contents.parts: expected a list, got string",
+		"f: error 3 line 8: request.contents[0].parts: expected a list, got string",
 		": error 3 line 9: it is not valid UTF-8", ": error 3 line 10: it is longer than 10000 bytes (the server's --max-request-bytes)", "z: last"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("the output (-want +got):\n%s", d)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"sync"
+	"time"
 
 	"ringback.dev"
 	"ringback.dev/internal/crash"
@@ -24,8 +25,16 @@ type journal struct {
 
 	mu     sync.Mutex
 	shards map[int]*openShard
+	rows   int // In the shards' data.
 	closed bool
 }
+
+// Results are held back for a while after the first, or until there are enough: a
+// step of the store costs nearly the same for many as for one.
+const (
+	gatherTime = 5 * time.Millisecond
+	enoughRows = openRows / 4
+)
 
 // openShard is a shard that this process works on.
 type openShard struct {
@@ -120,6 +129,7 @@ func (j *journal) add(shard, number int, line []byte, failed bool, weight int64)
 		s.succeeded++
 	}
 	s.weight += weight
+	j.rows++
 	j.mu.Unlock()
 	j.hint()
 }
@@ -149,8 +159,10 @@ func (j *journal) close() {
 // run is: somebody else goes on with the batch.
 func (j *journal) run(ctx context.Context, cancel context.CancelCauseFunc) {
 	for range j.wake {
+		j.gather()
 		j.mu.Lock()
 		closed := j.closed
+		j.rows = 0
 		var groups []group
 		for number, s := range j.shards {
 			if s.data == nil {
@@ -170,6 +182,25 @@ func (j *journal) run(ctx context.Context, cancel context.CancelCauseFunc) {
 		}
 		storing.Wait()
 		if closed {
+			return
+		}
+	}
+}
+
+// gather waits until there are enough results, or long enough.
+func (j *journal) gather() {
+	timer := time.NewTimer(gatherTime)
+	defer timer.Stop()
+	for {
+		j.mu.Lock()
+		enough := j.closed || j.rows >= enoughRows
+		j.mu.Unlock()
+		if enough {
+			return
+		}
+		select {
+		case <-j.wake:
+		case <-timer.C:
 			return
 		}
 	}

@@ -8,6 +8,7 @@
 package openai
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	next "github.com/go-json-experiment/json/v1"
 
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/genai"
@@ -107,7 +110,7 @@ func (b *Backend) Generate(ctx context.Context, req *backend.Request) (*genai.Ge
 		return nil, &backend.Error{Kind: backend.Internal, Message: "the back-end's answer is larger than 64 MiB"}
 	}
 	var c completion
-	if err := json.Unmarshal(data, &c); err != nil {
+	if err := next.Unmarshal(data, &c); err != nil {
 		return nil, &backend.Error{Kind: backend.Internal, Message: "the back-end's answer is not the JSON of a chat completion", Cause: err}
 	}
 	return c.decode()
@@ -203,7 +206,7 @@ func (b *Backend) do(ctx context.Context, method, path string, body []byte, retr
 }
 
 func (b *Backend) once(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, b.base+path, strings.NewReader(string(body)))
+	req, err := http.NewRequestWithContext(ctx, method, b.base+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("openai: %w", err)
 	}
