@@ -32,8 +32,8 @@ type journal struct {
 // Results are held back for a while after the first, or until there are enough: a
 // step of the store costs nearly the same for many as for one.
 const (
-	gatherTime = 5 * time.Millisecond
-	enoughRows = openRows / 4
+	gatherTime = 20 * time.Millisecond
+	enoughRows = openRows / 2
 )
 
 // openShard is a shard that this process works on.

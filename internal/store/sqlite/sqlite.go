@@ -46,6 +46,8 @@ type Store struct {
 	read   *sql.DB
 	writer *writer
 	memory memory
+
+	checkpoints checkpointer
 }
 
 var _ store.Store = (*Store)(nil)
@@ -82,7 +84,8 @@ func Open(ctx context.Context, dir string) (_ *Store, err error) {
 	if err := s.memory.load(ctx, s.read); err != nil {
 		return nil, fmt.Errorf("load %s: %w", fileName, translate(err))
 	}
-	if s.writer, err = newWriter(ctx, s.write); err != nil {
+	s.checkpoints.start(s.read)
+	if s.writer, err = newWriter(ctx, s.write, s.checkpoints.ask); err != nil {
 		return nil, fmt.Errorf("start the writer: %w", translate(err))
 	}
 	return s, nil
@@ -91,7 +94,7 @@ func Open(ctx context.Context, dir string) (_ *Store, err error) {
 func open(path, extra string) (*sql.DB, error) {
 	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}).String() +
 		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-		"&_pragma=temp_store(MEMORY)&_pragma=cache_size(-16384)" + extra
+		"&_pragma=temp_store(MEMORY)&_pragma=cache_size(-16384)&_pragma=wal_autocheckpoint(" + walPages + ")" + extra
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", fileName, translate(err))
@@ -155,6 +158,7 @@ func (s *Store) Close() error {
 	if s.writer != nil {
 		errs = append(errs, s.writer.close())
 	}
+	s.checkpoints.stop()
 	for _, db := range []*sql.DB{s.read, s.write} {
 		if db != nil {
 			errs = append(errs, db.Close())

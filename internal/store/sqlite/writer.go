@@ -26,6 +26,9 @@ type writer struct {
 	texts   map[chunk]string
 	seq     int64 // Of the latest event.
 	last    int   // Steps of the latest group.
+	commits int   // Since checkpoint was called.
+	// checkpoint asks for the log to be copied. It doesn't wait.
+	checkpoint func()
 
 	done chan struct{}
 
@@ -61,12 +64,12 @@ const (
 	gatherTime = time.Millisecond
 )
 
-func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
+func newWriter(ctx context.Context, db *sql.DB, checkpoint func()) (*writer, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{conn: conn, queries: make(map[string]*sql.Stmt), changes: make(map[string]driver.Stmt), texts: make(map[chunk]string), done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	w := &writer{conn: conn, checkpoint: checkpoint, queries: make(map[string]*sql.Stmt), changes: make(map[string]driver.Stmt), texts: make(map[chunk]string), done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	err = conn.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'`).Scan(&w.seq)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -141,6 +144,10 @@ func (w *writer) run() {
 		}
 		w.last = len(group)
 		w.commit(group)
+		if w.commits++; w.commits == checkpointEvery {
+			w.commits = 0
+			w.checkpoint()
+		}
 	}
 }
 
