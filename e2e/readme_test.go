@@ -12,10 +12,10 @@ import (
 	"testing"
 )
 
-// blocks returns the README's code blocks in a language.
-func blocks(t *testing.T, language string) []string {
+// blocks returns the code blocks of a document in a language.
+func blocks(t *testing.T, document, language string) []string {
 	t.Helper()
-	text, err := os.ReadFile("../README.md")
+	text, err := os.ReadFile(document)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func blocks(t *testing.T, language string) []string {
 // TestReadme runs the README's programs as a newcomer would, only on another
 // port: register and submit, start the receiver, see the callback verified.
 func TestReadme(t *testing.T) {
-	js, py := blocks(t, "js"), blocks(t, "python")
+	js, py := blocks(t, "../README.md", "js"), blocks(t, "../README.md", "python")
 	if len(js) != 2 || len(py) != 1 {
 		t.Fatalf("the README has %d programs in JavaScript and %d in Python; this test knows 2 and 1", len(js), len(py))
 	}
@@ -90,5 +90,43 @@ func TestReadme(t *testing.T) {
 		"webhook-signature", got.Header.Get("webhook-signature"), py[0])
 	if out := runner(t, t.TempDir(), nil, filepath.Join(cache(t, "python3"), "bin", "python"), "-c", program); strings.TrimSpace(out) != "ping" {
 		t.Errorf("the Python program printed %q", out)
+	}
+}
+
+// TestBatchesDocument runs the programs of docs/batches.md.
+func TestBatchesDocument(t *testing.T) {
+	js, py := blocks(t, "../docs/batches.md", "js"), blocks(t, "../docs/batches.md", "python")
+	if len(js) != 1 || len(py) != 2 {
+		t.Fatalf("the document has %d programs in JavaScript and %d in Python; this test knows 1 and 2", len(js), len(py))
+	}
+	s := dev(t)
+	c := goClient(t, s, "any")
+	r := receive(t)
+	register(t, c, r.URI)
+	created := regexp.MustCompile(`(batches/[a-z0-9]+) JOB_STATE_`)
+	for _, release := range []string{"genai3", "genai2"} {
+		dir := jsFolder(t, release)
+		if err := os.WriteFile(filepath.Join(dir, "batches.mjs"), []byte(js[0]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out := runner(t, dir, env(s), node(t), "batches.mjs")
+		if m := created.FindStringSubmatch(out); m == nil {
+			t.Errorf("%s printed %q", release, out)
+		} else {
+			r.wait(t, "batch.succeeded", m[1])
+		}
+	}
+	for _, release := range []string{"python3", "python2"} {
+		python := filepath.Join(cache(t, release), "bin", "python")
+		dir := t.TempDir()
+		m := created.FindStringSubmatch(runner(t, dir, env(s), python, "-c", py[0]))
+		if m == nil {
+			t.Fatalf("%s: the first program printed no batch", release)
+		}
+		r.wait(t, "batch.succeeded", m[1])
+		out := runner(t, dir, env(s), python, "-c", fmt.Sprintf("%s\non_event({'data': {'id': %q}})\n", py[1], m[1]))
+		if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) != 100 || !strings.HasPrefix(lines[99], "chapter-100 [ringback emulator]") {
+			t.Errorf("%s: the second program printed %d lines: %s", release, len(lines), out)
+		}
 	}
 }

@@ -99,7 +99,7 @@ type BackendConfig struct {
 	// Scenario is the emulator's file.
 	Scenario string `yaml:"scenario"`
 	// MaxInFlight bounds the requests under way at once, BatchInFlight the rows of
-	// batches among them; zero means no bound, and backend.RowsInFlight.
+	// batches among them; zero means no bound, and 64 for rows.
 	MaxInFlight   int `yaml:"max_in_flight"`
 	BatchInFlight int `yaml:"batch_in_flight"`
 }

@@ -381,7 +381,7 @@ func (x *batchRun) shard(ctx context.Context, s *store.ClaimedShard, renew <-cha
 
 // parseSpare parses a row when a processor can be spared.
 func (x *batchRun) parseSpare(line *inputLine) (r *row, err error) {
-	spare.Do(func() { r, err = parseRow(line, x.job.Model, x.batch.Embed) })
+	spare.Do(func() { r, err = parseRow(line, x.job.Model, x.batch) })
 	return r, err
 }
 

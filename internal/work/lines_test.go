@@ -8,6 +8,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"ringback.dev"
 	"ringback.dev/internal/genai"
 )
 
@@ -106,7 +107,7 @@ func FuzzRow(f *testing.F) {
 		if bytes.ContainsAny(text, "\n") {
 			return
 		}
-		r, bad := parseRow(&inputLine{number: 7, text: text}, "m", embed)
+		r, bad := parseRow(&inputLine{number: 7, text: text}, "m", &ringback.Batch{Embed: embed, InputFile: "files/x"})
 		if bad == nil && r.generate == nil && r.embed == nil {
 			t.Fatal("neither a request nor an error")
 		}

@@ -113,7 +113,7 @@ func (x *batchRun) writeShard(ctx context.Context, w *bufio.Writer, s *store.Sha
 		r, ok := recorded[i]
 		switch {
 		case !ok:
-			parsed, _ := parseRow(&in, x.job.Model, x.batch.Embed) // Its key is all that is wanted.
+			parsed, _ := parseRow(&in, x.job.Model, x.batch) // Its key is all that is wanted.
 			if r.line, err = parsed.result(nil, unfinished); err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"ringback.dev"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/genai"
 )
@@ -24,12 +25,17 @@ type row struct {
 // parseRow reads a line of a batch's input. An error is the row's, not the
 // batch's; what could be read of the row is returned with it, so that its key is
 // echoed.
-func parseRow(line *inputLine, model string, embed bool) (*row, error) {
+func parseRow(line *inputLine, model string, b *ringback.Batch) (*row, error) {
 	r := &row{}
-	if err := r.parse(line, model, embed); err != nil {
+	err := r.parse(line, model, b.Embed)
+	switch {
+	case err == nil:
+		return r, nil
+	case b.Inline():
+		return r, fmt.Errorf("requests[%d]: %w", line.number-1, err)
+	default:
 		return r, fmt.Errorf("line %d: %w", line.number, err)
 	}
-	return r, nil
 }
 
 func (r *row) parse(line *inputLine, model string, embed bool) (err error) {
