@@ -110,9 +110,10 @@ func TestBatchCancelAndUpdate(t *testing.T) {
 		!strings.Contains(got.body, `"batchStats":{"requestCount":"1","successfulRequestCount":"0","failedRequestCount":"0","pendingRequestCount":"1"}`) {
 		t.Errorf("while it runs: %s", got.body)
 	}
-	for path, mask := range map[string]string{":updateGenerateContentBatch": "?updateMask=displayName", "": "?update_mask=display_name,priority"} {
-		got := s.do("PATCH", "/v1/"+name+path+mask, `{"displayName":"new","priority":7}`).ok()
-		if got.field("displayName") != "new" || got.field("name") != name || (got.field("priority") == "7") != (path == "") {
+	for path, priority := range map[string]string{":updateGenerateContentBatch?updateMask=displayName": "0", "?update_mask=display_name,priority": "7"} {
+		s.do("PATCH", "/v1/"+name, `{"displayName":"old","priority":0}`).ok()
+		got := s.do("PATCH", "/v1/"+name+path, `{"displayName":"new","priority":7}`).ok()
+		if got.field("displayName") != "new" || got.field("name") != name || got.field("priority") != priority {
 			t.Errorf("update: %s", got.body)
 		}
 	}
