@@ -71,7 +71,8 @@ func ParseEventType(s string) (EventType, error) {
 // EndEvents are the events that the end of a job causes (wire contract §2.3,
 // §5.5.5).
 func EndEvents(k Kind, s State) []EventType {
-	if k == KindBatch {
+	switch k {
+	case KindBatch:
 		switch s {
 		case Failed:
 			return []EventType{BatchFailed}
@@ -81,6 +82,11 @@ func EndEvents(k Kind, s State) []EventType {
 			return []EventType{BatchExpired}
 		}
 		return []EventType{BatchSucceeded}
+	case KindVideo:
+		if s == Completed {
+			return []EventType{VideoGenerated}
+		}
+		return []EventType{VideoFailed}
 	}
 	switch s {
 	case RequiresAction:

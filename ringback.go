@@ -43,6 +43,7 @@ type Kind string
 const (
 	KindInteraction Kind = "interaction"
 	KindBatch       Kind = "batch"
+	KindVideo       Kind = "video"
 )
 
 // Job is one piece of work that a client submitted.
@@ -63,6 +64,11 @@ type Job struct {
 	Idempotency *Idempotency
 	// Webhooks, if not nil, replace the project's endpoints for this job.
 	Webhooks *DynamicWebhooks
+	// Checkpoint is what a run noted for the next one, in case it is cut off. It is
+	// gone once the job has ended.
+	Checkpoint []byte
+	// Progress tells how far a running job is, in percent, as far as it is known.
+	Progress int
 	// Runs counts how often a worker claimed the job. More than one means that
 	// an earlier run was cut off.
 	Runs int

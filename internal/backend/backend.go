@@ -19,6 +19,10 @@ type Request struct {
 	Body  *genai.GenerateContentRequest
 	// Turn says whose request it is.
 	Turn Turn
+	// Pieces asks a stream to bring function calls piece by piece, as they are
+	// written (genai.Part.CallPiece), instead of whole at its end. A back-end that
+	// has them only whole brings them whole.
+	Pieces bool
 }
 
 // Backend runs models. Generate returns a whole answer with at least one

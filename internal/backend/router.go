@@ -153,7 +153,7 @@ func (r *Router) Stream(ctx context.Context, req *Request) iter.Seq2[*genai.Gene
 		}
 		listening := true
 		err = route.through(ctx, req.Turn, func() error {
-			for chunk, err := range Stream(ctx, route.Backend, &Request{Model: model, Body: req.Body, Turn: req.Turn}) {
+			for chunk, err := range Stream(ctx, route.Backend, &Request{Model: model, Body: req.Body, Turn: req.Turn, Pieces: req.Pieces}) {
 				if err != nil {
 					return err
 				}

@@ -18,6 +18,7 @@ const (
 	Event    Kind = "event"
 	Delivery Kind = "delivery" // An attempt was recorded.
 	Job      Kind = "job"      // A job was created or began.
+	Stream   Kind = "stream"   // The stream of a job has more, or has ended.
 )
 
 // Hint says that something of a project was stored or has changed.
@@ -32,13 +33,11 @@ type Hint struct {
 type Bus struct {
 	listening atomic.Int32
 	mu        sync.Mutex
-	listeners map[*listener]bool
+	// listeners are by the project, or the job, that they want to hear of.
+	listeners map[ringback.ID]map[*listener]bool
 }
 
-type listener struct {
-	project ringback.ID
-	hints   chan Hint
-}
+type listener struct{ hints chan Hint }
 
 // depth is how many hints wait for a listener before it loses some.
 const depth = 256
@@ -48,12 +47,13 @@ func (b *Bus) Publish(h Hint) {
 	if b.listening.Load() == 0 {
 		return
 	}
+	about := h.Project
+	if h.Kind == Stream {
+		about = h.ID
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for l := range b.listeners {
-		if l.project != h.Project {
-			continue
-		}
+	for l := range b.listeners[about] {
 		select {
 		case l.hints <- h:
 		default: // It polls the store besides.
@@ -61,20 +61,35 @@ func (b *Bus) Publish(h Hint) {
 	}
 }
 
-// Listen returns the hints about a project until stop is called.
+// Listen returns the hints about a project until stop is called. Those about
+// streams are not among them.
 func (b *Bus) Listen(project ringback.ID) (hints <-chan Hint, stop func()) {
-	l := &listener{project: project, hints: make(chan Hint, depth)}
+	return b.listen(project, depth)
+}
+
+// ListenStream returns the hints about the stream of a job until stop is called.
+// One stands for all that came before it was received.
+func (b *Bus) ListenStream(job ringback.ID) (hints <-chan Hint, stop func()) { return b.listen(job, 1) }
+
+func (b *Bus) listen(about ringback.ID, depth int) (<-chan Hint, func()) {
+	l := &listener{hints: make(chan Hint, depth)}
 	b.mu.Lock()
 	if b.listeners == nil {
-		b.listeners = make(map[*listener]bool)
+		b.listeners = make(map[ringback.ID]map[*listener]bool)
 	}
-	b.listeners[l] = true
+	if b.listeners[about] == nil {
+		b.listeners[about] = make(map[*listener]bool)
+	}
+	b.listeners[about][l] = true
 	b.mu.Unlock()
 	b.listening.Add(1)
 	return l.hints, func() {
 		b.mu.Lock()
-		known := b.listeners[l]
-		delete(b.listeners, l)
+		known := b.listeners[about][l]
+		delete(b.listeners[about], l)
+		if len(b.listeners[about]) == 0 {
+			delete(b.listeners, about)
+		}
 		b.mu.Unlock()
 		if known {
 			b.listening.Add(-1)

@@ -35,3 +35,26 @@ func TestBus(t *testing.T) {
 		t.Error("a hint arrived after stop")
 	}
 }
+
+// TestStreamHints: those about a job's stream go to who listens to it, and one
+// stands for many.
+func TestStreamHints(t *testing.T) {
+	var b bus.Bus
+	project, stopProject := b.Listen("p")
+	defer stopProject()
+	stream, stop := b.ListenStream("v1_1")
+	other, stopOther := b.ListenStream("v1_2")
+	defer stopOther()
+	for range 3 {
+		b.Publish(bus.Hint{Project: "p", Kind: bus.Stream, ID: "v1_1"})
+	}
+	if len(stream) != 1 || len(project) != 0 || len(other) != 0 {
+		t.Errorf("%d hints for the stream, %d for the project, %d for another", len(stream), len(project), len(other))
+	}
+	stop()
+	<-stream
+	b.Publish(bus.Hint{Project: "p", Kind: bus.Stream, ID: "v1_1"})
+	if len(stream) != 0 {
+		t.Error("a hint arrived after stop")
+	}
+}

@@ -56,9 +56,12 @@ func New(st store.Store, hand Handover, hints *bus.Bus, node string, lease time.
 // store.EndJob. A nil lease ends the job whoever runs it.
 func (e *Emitter) EndJob(ctx context.Context, job *ringback.Job, lease *ringback.Lease, end *store.End) error {
 	data := eventData{id: wireID(job)}
-	if end.File != nil {
-		data.more = append(data.more, text("output_file_uri", e.base+"/v1beta/files/"+string(end.File.ID)+":download?alt=media"),
-			text("file_name", "files/"+string(end.File.ID)))
+	if len(end.Files) > 0 {
+		uri := e.base + "/v1beta/files/" + string(end.Files[0].ID) + ":download?alt=media"
+		data.more = append(data.more, text("output_file_uri", uri), text("file_name", "files/"+string(end.Files[0].ID)))
+		if job.Kind == ringback.KindVideo {
+			data.more = append(data.more, text("video_uri", uri)) // Samples differ in what they read (§2.3).
+		}
 	}
 	if end.Failure != nil {
 		data.more = append(data.more, text("error_code", end.Failure.Code), text("error_message", end.Failure.Message))
@@ -83,8 +86,11 @@ func (e *Emitter) EndJob(ctx context.Context, job *ringback.Job, lease *ringback
 
 // wireID names a job in a way that the SDKs take (wire contract §2.3).
 func wireID(job *ringback.Job) string {
-	if job.Kind == ringback.KindBatch {
+	switch job.Kind {
+	case ringback.KindBatch:
 		return "batches/" + string(job.ID)
+	case ringback.KindVideo:
+		return "models/" + job.Model + "/operations/" + string(job.ID)
 	}
 	return string(job.ID)
 }

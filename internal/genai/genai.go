@@ -37,6 +37,9 @@ type Part struct {
 	FunctionResponse    *FunctionResponse `json:"functionResponse,omitempty"`
 	ExecutableCode      json.RawMessage   `json:"executableCode,omitempty"`
 	CodeExecutionResult json.RawMessage   `json:"codeExecutionResult,omitempty"`
+
+	// CallPiece is never on the wire; see backend.Request.Pieces.
+	CallPiece *CallPiece `json:"-"`
 }
 
 // TextPart is a part of plain text.
@@ -59,6 +62,15 @@ type FunctionCall struct {
 	ID   string          `json:"id,omitempty"`
 	Name string          `json:"name"`
 	Args json.RawMessage `json:"args,omitempty"`
+}
+
+// CallPiece is a piece of a function call that a stream is still bringing. Index
+// counts the calls of the answer from 0; ID and Name are on the first piece of a
+// call. The Arguments of all its pieces together are the text of a JSON object.
+type CallPiece struct {
+	Index     int
+	ID, Name  string
+	Arguments string
 }
 
 // FunctionResponse is the caller's answer to a FunctionCall.

@@ -49,6 +49,7 @@ type Store interface {
 	Keys
 	Files
 	Batches
+	Streams
 
 	// Ping reports whether the store can be read.
 	Ping(ctx context.Context) error
@@ -118,6 +119,13 @@ type Jobs interface {
 	EndJob(ctx context.Context, id ringback.ID, lease *ringback.Lease, end *End) error
 	// DeleteJob removes a job of a project. Its events and their deliveries stay.
 	DeleteJob(ctx context.Context, project, id ringback.ID) error
+	// Checkpoint keeps a note for the next run, if this one is cut off, and how far
+	// the job is, in percent. A nil note keeps the earlier one. Stale if the lease is
+	// not the caller's.
+	Checkpoint(ctx context.Context, id ringback.ID, lease ringback.Lease, note []byte, progress int) error
+	// SweepJobs removes up to limit jobs of a kind that ended before a time, as
+	// DeleteJob does, and returns how many.
+	SweepJobs(ctx context.Context, kind ringback.Kind, before time.Time, limit int) (int, error)
 	// StalledJobs lists jobs under way that were created before a time, and of which
 	// no row was finished since if they are batches, and that were not yet marked as
 	// stalled, oldest first.
@@ -144,10 +152,10 @@ type End struct {
 	State   ringback.State
 	Output  []byte
 	Failure *ringback.Failure
-	// File, if not nil, is the file that holds a batch's results; it is stored in the
-	// same step. Blob holds them if the rows came within the request.
-	File *ringback.File
-	Blob string
+	// Files are what the job made, stored in the same step: the one with a batch's
+	// results, or videos. Blob holds the results if the rows came within the request.
+	Files []ringback.File
+	Blob  string
 	// Rows counts the rows of a batch.
 	Rows ringback.RowCounts
 	At   time.Time
@@ -473,4 +481,23 @@ type ShardStatus struct {
 	ringback.Shard
 	Recorded int // Rows that have a result.
 	Done     bool
+}
+
+// Streams keeps what interactions say while they run, so that a client that lost
+// its connection, or the server, can go on where it was. The events of a job are
+// numbered upwards; it is their writer who knows what is in them.
+type Streams interface {
+	// AppendStream adds events to a job's stream. Stale if the lease of the job is
+	// not the caller's, or if the stream is further already.
+	AppendStream(ctx context.Context, id ringback.ID, lease ringback.Lease, g StreamGroup) error
+	// StreamAfter returns up to limit groups that hold an event whose number is
+	// greater than after, in order, and whether the job has ended: then nothing
+	// is added any more. The stream goes with the job.
+	StreamAfter(ctx context.Context, project, id ringback.ID, after int64, limit int) (groups []StreamGroup, ended bool, err error)
+}
+
+// StreamGroup is events of a stream that were stored together.
+type StreamGroup struct {
+	First, Last int64
+	Data        []byte
 }

@@ -83,8 +83,8 @@ func (x *batchRun) write(ctx context.Context, state ringback.State) (Result, err
 	if name == "" {
 		name = "batch " + string(x.job.ID)
 	}
-	res.File = &ringback.File{ID: ringback.NewFileID(now), Project: x.job.Project, DisplayName: "results of " + name, MimeType: ResultType,
-		Size: out.n, SHA256: out.sum.Sum(nil), Blob: key, Generated: true, Created: now, Updated: now, Expires: now.Add(x.ResultTTL)}
+	res.Files = []ringback.File{{ID: ringback.NewFileID(now), Project: x.job.Project, DisplayName: "results of " + name, MimeType: ResultType,
+		Size: out.n, SHA256: out.sum.Sum(nil), Blob: key, Generated: true, Created: now, Updated: now, Expires: now.Add(x.ResultTTL)}}
 	return res, nil
 }
 

@@ -69,10 +69,10 @@ type Result struct {
 	State   ringback.State
 	Output  json.RawMessage
 	Failure *ringback.Failure
-	// File, Blob and Rows are of batches; see store.End.
-	File *ringback.File
-	Blob string
-	Rows ringback.RowCounts
+	// Files, Blob and Rows: see store.End.
+	Files []ringback.File
+	Blob  string
+	Rows  ringback.RowCounts
 }
 
 // Reasons for which the context of a run ends.
@@ -501,7 +501,7 @@ func failure(code, message string) Result {
 // store can't take it (a full disk), it is kept in memory and tried again, under
 // a lease that goes on being renewed.
 func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease, res Result) {
-	e := &store.End{State: res.State, Output: res.Output, Failure: res.Failure, File: res.File, Blob: res.Blob, Rows: res.Rows, At: r.Now()}
+	e := &store.End{State: res.State, Output: res.Output, Failure: res.Failure, Files: res.Files, Blob: res.Blob, Rows: res.Rows, At: r.Now()}
 	var err error
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err = r.Emit.EndJob(context.WithoutCancel(ctx), j, &lease, e)
@@ -544,17 +544,19 @@ func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease,
 	r.Log.LogAttrs(ctx, level, "job", attrs...)
 }
 
-// discard removes the output of a batch that was deleted while it was written.
+// discard removes what a job made that was deleted meanwhile.
 func (r *Runner) discard(res *Result) {
-	key := res.Blob
-	if res.File != nil {
-		key = res.File.Blob
+	var keys []string
+	if res.Blob != "" {
+		keys = append(keys, res.Blob)
 	}
-	if key == "" {
-		return
+	for i := range res.Files {
+		keys = append(keys, res.Files[i].Blob)
 	}
-	if err := r.Blobs.Delete(context.Background(), key); err != nil {
-		r.Log.Error("remove the output of a deleted batch", "error", err)
+	for _, key := range keys {
+		if err := r.Blobs.Delete(context.Background(), key); err != nil {
+			r.Log.Error("remove the output of a deleted job", "error", err)
+		}
 	}
 }
 

@@ -228,8 +228,8 @@ func (s *Store) ShardRows(ctx context.Context, batch ringback.ID, shard int) ([]
 // endBatch is the part of a job's end that concerns a batch.
 func (t *tx) endBatch(id ringback.ID, end *store.End) error {
 	var file, output any
-	if end.File != nil {
-		file = string(end.File.ID)
+	if len(end.Files) > 0 {
+		file = string(end.Files[0].ID)
 	}
 	if end.Blob != "" {
 		output = end.Blob
@@ -239,11 +239,6 @@ func (t *tx) endBatch(id ringback.ID, end *store.End) error {
 		file, output, end.Rows.Total, end.Rows.Succeeded, end.Rows.Failed, string(id))
 	if err != nil || n == 0 {
 		return err
-	}
-	if end.File != nil {
-		if err := t.insertFile(end.File); err != nil {
-			return err
-		}
 	}
 	// The rows are in the output now. Of an input that came within the request
 	// nobody has a name, so it goes too.

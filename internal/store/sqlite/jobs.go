@@ -60,11 +60,11 @@ func (s *Store) JobByKey(ctx context.Context, project ringback.ID, key string) (
 }
 
 const (
-	jobColumns = `j.id, j.project, j.kind, j.state, j.model, j.spec, j.output, ` + jobRest
+	jobColumns = `j.id, j.project, j.kind, j.state, j.model, j.spec, j.output, q.checkpoint, ` + jobRest
 	// jobSummary leaves out what can be large.
-	jobSummary = `j.id, j.project, j.kind, j.state, j.model, NULL, NULL, ` + jobRest
+	jobSummary = `j.id, j.project, j.kind, j.state, j.model, NULL, NULL, NULL, ` + jobRest
 	jobRest    = `j.failure_code, j.failure_message, j.webhooks,
-	coalesce(q.runs, j.runs), j.created, coalesce(q.started, j.started), j.updated, j.ended, q.node`
+	coalesce(q.runs, j.runs), j.created, coalesce(q.started, j.started), j.updated, j.ended, q.node, coalesce(q.progress, 0)`
 )
 
 func scanJob(r scanner) (*ringback.Job, error) {
@@ -74,8 +74,8 @@ func scanJob(r scanner) (*ringback.Job, error) {
 		code, message, node              sql.NullString
 		created, started, updated, ended sql.NullInt64
 	)
-	err := r.Scan(&j.ID, &j.Project, &j.Kind, &j.State, &j.Model, &spec, &output, &code, &message, &webhooks,
-		&j.Runs, &created, &started, &updated, &ended, &node)
+	err := r.Scan(&j.ID, &j.Project, &j.Kind, &j.State, &j.Model, &spec, &output, &j.Checkpoint, &code, &message, &webhooks,
+		&j.Runs, &created, &started, &updated, &ended, &node, &j.Progress)
 	if err != nil {
 		return nil, err
 	}
@@ -231,6 +231,11 @@ func (s *Store) EndJob(ctx context.Context, id ringback.ID, lease *ringback.Leas
 		if err := t.exec(`DELETE FROM job_queue WHERE id = ?`, string(id)); err != nil {
 			return err
 		}
+		for i := range end.Files {
+			if err := t.insertFile(&end.Files[i]); err != nil {
+				return err
+			}
+		}
 		if err := t.endBatch(id, end); err != nil {
 			return err
 		}
@@ -257,25 +262,29 @@ func whyNotEnded(t *tx, id ringback.ID) error {
 // DeleteJob implements store.Jobs.
 func (s *Store) DeleteJob(ctx context.Context, project, id ringback.ID) error {
 	err := s.writer.submit(ctx, func(t *tx) error {
-		n, err := t.change(`DELETE FROM jobs WHERE id = ? AND project = ?`, string(id), string(project))
-		if err != nil {
-			return err
+		var one int
+		if err := t.row(`SELECT 1 FROM jobs WHERE id = ? AND project = ?`, string(id), string(project)).Scan(&one); err != nil {
+			return translate(err)
 		}
-		if n == 0 {
-			return ringback.NotFound
-		}
-		if err := t.exec(`DELETE FROM idempotency WHERE job = ?`, string(id)); err != nil {
-			return err
-		}
-		if err := t.deleteBatch(id); err != nil {
-			return err
-		}
-		return t.exec(`DELETE FROM job_queue WHERE id = ?`, string(id))
+		return t.deleteJob(id)
 	}, nil)
 	if err != nil {
 		return fmt.Errorf("delete job %s: %w", id, err)
 	}
 	return nil
+}
+
+// deleteJob removes a job and everything that is its alone.
+func (t *tx) deleteJob(id ringback.ID) error {
+	for _, q := range []string{`DELETE FROM jobs WHERE id = ?`, `DELETE FROM idempotency WHERE job = ?`, `DELETE FROM stream_events WHERE job = ?`} {
+		if err := t.exec(q, string(id)); err != nil {
+			return err
+		}
+	}
+	if err := t.deleteBatch(id); err != nil {
+		return err
+	}
+	return t.exec(`DELETE FROM job_queue WHERE id = ?`, string(id))
 }
 
 // StalledJobs implements store.Jobs.

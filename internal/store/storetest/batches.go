@@ -62,7 +62,7 @@ func testBatchLife(s *suite) {
 	// The file of the input may be deleted; its bytes stay until the batch has ended.
 	f := ringback.File{ID: "out", Project: "p1", DisplayName: "results", MimeType: "application/jsonl", Size: 3, SHA256: []byte("sum"), Blob: "batch_out",
 		Generated: true, Created: s.now, Updated: s.now, Expires: s.now.Add(time.Hour)}
-	end := &store.End{State: ringback.Completed, At: s.now, File: &f, Rows: ringback.RowCounts{Total: 5, Succeeded: 4, Failed: 1}}
+	end := &store.End{State: ringback.Completed, At: s.now, Files: []ringback.File{f}, Rows: ringback.RowCounts{Total: 5, Succeeded: 4, Failed: 1}}
 	s.ok(s.st.EndJob(s.ctx, j.ID, &lease, end))
 	b.Rows, b.OutputFile = end.Rows, "out"
 	for more := true; more; {
