@@ -17,6 +17,8 @@ import (
 	"ringback.dev/internal/api/manage"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/blob"
+	"ringback.dev/internal/bus"
+	"ringback.dev/internal/genai"
 	"ringback.dev/internal/keyring"
 	"ringback.dev/internal/store"
 )
@@ -27,8 +29,11 @@ type Runner interface {
 	Submit(ctx context.Context, j *ringback.Job) error
 	// Do stores a foreground job, runs it and returns it as it ended.
 	Do(ctx context.Context, j *ringback.Job) (*ringback.Job, error)
-	// DoUnstored runs a job that leaves nothing behind.
-	DoUnstored(ctx context.Context, j *ringback.Job) (*ringback.Job, error)
+	// Begin stores a foreground job and starts it.
+	Begin(ctx context.Context, j *ringback.Job) error
+	// DoUnstored runs an interaction that leaves nothing behind. If it is a stream, the
+	// events of its steps go to tell.
+	DoUnstored(ctx context.Context, j *ringback.Job, tell func(*genai.InteractionEvent) error) (*ringback.Job, error)
 	// SubmitBatch does the same for a batch.
 	SubmitBatch(ctx context.Context, j *ringback.Job, b *ringback.Batch) error
 	// CancelBatch asks a batch to end; it does so by itself soon.
@@ -107,6 +112,9 @@ func New(c Config) http.Handler {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Manage.Bus == nil {
+		c.Manage.Bus = &bus.Bus{}
 	}
 	if c.JWKS == nil {
 		c.JWKS = func() []byte { return []byte(`{"keys":[]}`) }

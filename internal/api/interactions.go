@@ -11,6 +11,7 @@ import (
 	"ringback.dev"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/genai"
+	"ringback.dev/internal/schema"
 )
 
 // createInteraction answers a background interaction at once and a foreground
@@ -28,7 +29,7 @@ func (a *api) createInteraction(c *call) (any, error) {
 		return nil, err
 	}
 	if earlier != "" {
-		return a.sendInteraction(c, earlier, false)
+		return a.sendEarlier(c, earlier)
 	}
 	var q genai.CreateInteraction
 	if err := genai.Decode(body, &q); err != nil {
@@ -55,25 +56,49 @@ func (a *api) createInteraction(c *call) (any, error) {
 		return nil, err
 	}
 	j := &ringback.Job{ID: ringback.NewInteractionID(c.now), Project: c.project, Kind: ringback.KindInteraction, Model: q.Model, Spec: stored, Webhooks: webhooks, Idempotency: mark}
+	unstored := q.Store != nil && !*q.Store
+	if unstored && q.Stream {
+		return a.streamUnstored(c, j, spec)
+	}
 	done := j
 	earlier, err = a.once(c, mark, func() (err error) {
 		switch {
 		case q.Background:
 			err = a.Runner.Submit(c.Context(), j)
-		case q.Store != nil && !*q.Store:
-			done, err = a.Runner.DoUnstored(c.Context(), j)
+		case unstored:
+			done, err = a.Runner.DoUnstored(c.Context(), j, nil)
+		case q.Stream:
+			err = a.Runner.Begin(c.Context(), j)
 		default:
 			done, err = a.Runner.Do(c.Context(), j)
 		}
 		return err
 	})
+	switch {
+	case err != nil:
+		return nil, err
+	case earlier != "":
+		return a.sendEarlier(c, earlier)
+	case q.Stream && q.Background:
+		_, err = (&streamed{a, c, j, spec, a.Manage.Closing}).follow(0)
+		return nil, err
+	case q.Stream:
+		return a.streamForeground(c, j, spec)
+	}
+	return renderInteraction(done, spec, false)
+}
+
+// sendEarlier answers a creation that was made before, under the same key.
+func (a *api) sendEarlier(c *call, id ringback.ID) (any, error) {
+	s, err := a.streamOf(c, id)
 	if err != nil {
 		return nil, err
 	}
-	if earlier != "" {
-		return a.sendInteraction(c, earlier, false)
+	if s.spec.Stream {
+		_, err = s.follow(0)
+		return nil, err
 	}
-	return renderInteraction(done, spec, false)
+	return renderInteraction(s.job, s.spec, false)
 }
 
 // interactionSpec validates a request. Errors name the field.
@@ -89,8 +114,6 @@ func interactionSpec(q *genai.CreateInteraction) (*genai.InteractionSpec, error)
 		return nil, invalid("model: it is required")
 	case len(q.Model) > maxNameLength:
 		return nil, invalid("model: a name has at most %d bytes", maxNameLength)
-	case q.Stream:
-		return nil, unsupported("stream", "; leave it out, and use background with a webhook for long work")
 	case given(q.WebhookConfig) && q.Store != nil && !*q.Store:
 		return nil, invalid("webhook_config: an interaction that is not stored has no events; leave out store or webhook_config")
 	case q.Background && q.Store != nil && !*q.Store:
@@ -125,6 +148,11 @@ func interactionSpec(q *genai.CreateInteraction) (*genai.InteractionSpec, error)
 	}
 	if spec.JSON, spec.Schema, err = responseFormat(q); err != nil {
 		return nil, err
+	}
+	if spec.Schema != nil {
+		if err := schema.Valid(spec.Schema); err != nil {
+			return nil, invalid("response_format: %v", err)
+		}
 	}
 	return spec, checkGeneration(q.GenerationConfig)
 }
@@ -369,33 +397,34 @@ func (a *api) interaction(c *call, id ringback.ID) (*ringback.Job, error) {
 	return j, notFound(err, "interaction", id)
 }
 
-func (a *api) getInteraction(c *call) (any, error) {
-	if c.query("stream") == "true" || c.query("alt") == "sse" {
-		return nil, invalid("stream: streaming is not supported by this version; ask without it")
-	}
-	return a.sendInteraction(c, c.id(), c.query("include_input") == "true")
-}
-
-func (a *api) sendInteraction(c *call, id ringback.ID, withInput bool) (any, error) {
+// interactionWithSpec reads a stored interaction and what was asked for.
+func (a *api) interactionWithSpec(c *call, id ringback.ID) (*ringback.Job, *genai.InteractionSpec, error) {
 	j, err := a.interaction(c, id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var spec genai.InteractionSpec
 	if err := json.Unmarshal(j.Spec, &spec); err != nil {
-		return nil, fmt.Errorf("spec of interaction %s: %w", j.ID, err)
+		return nil, nil, fmt.Errorf("spec of interaction %s: %w", j.ID, err)
 	}
-	return renderInteraction(j, &spec, withInput)
+	return j, &spec, nil
+}
+
+func (a *api) getInteraction(c *call) (any, error) {
+	if c.query("stream") == "true" || c.query("alt") == "sse" {
+		return a.followInteraction(c, c.id())
+	}
+	j, spec, err := a.interactionWithSpec(c, c.id())
+	if err != nil {
+		return nil, err
+	}
+	return renderInteraction(j, spec, c.query("include_input") == "true")
 }
 
 func (a *api) cancelInteraction(c *call) (any, error) {
-	j, err := a.interaction(c, c.id())
+	j, spec, err := a.interactionWithSpec(c, c.id())
 	if err != nil {
 		return nil, err
-	}
-	var spec genai.InteractionSpec
-	if err := json.Unmarshal(j.Spec, &spec); err != nil {
-		return nil, fmt.Errorf("spec of interaction %s: %w", j.ID, err)
 	}
 	if !spec.Background {
 		return nil, &ringback.Error{Code: ringback.FailedPrecondition, Message: "only background interactions can be cancelled"}
@@ -403,7 +432,7 @@ func (a *api) cancelInteraction(c *call) (any, error) {
 	if j, err = a.Runner.Cancel(c.Context(), c.project, j.ID); err != nil {
 		return nil, notFound(err, "interaction", c.id())
 	}
-	return renderInteraction(j, &spec, false)
+	return renderInteraction(j, spec, false)
 }
 
 func (a *api) deleteInteraction(c *call) (any, error) {
@@ -414,14 +443,20 @@ func (a *api) deleteInteraction(c *call) (any, error) {
 	return struct{}{}, notFound(a.Runner.Delete(c.Context(), c.project, j.ID), "interaction", j.ID)
 }
 
-// renderInteraction shows a job as the resource of §5.5.
-func renderInteraction(j *ringback.Job, spec *genai.InteractionSpec, withInput bool) (*genai.Interaction, error) {
+// resource shows what is known of an interaction from its beginning on.
+func resource(j *ringback.Job, spec *genai.InteractionSpec) *genai.Interaction {
 	r := &genai.Interaction{ID: string(j.ID), Object: "interaction", Status: "in_progress",
 		Created: seconds(j.Created), Updated: seconds(j.Updated), Model: j.Model, ServiceTier: "standard",
 		PreviousInteractionID: spec.PreviousInteractionID, Labels: spec.Labels, WebhookConfig: spec.WebhookConfig}
 	if spec.ServiceTier != "" {
 		r.ServiceTier = strings.ToLower(spec.ServiceTier)
 	}
+	return r
+}
+
+// renderInteraction shows a job as the resource of §5.5.
+func renderInteraction(j *ringback.Job, spec *genai.InteractionSpec, withInput bool) (*genai.Interaction, error) {
+	r := resource(j, spec)
 	if withInput {
 		r.Input = spec.Steps
 	}
@@ -429,17 +464,19 @@ func renderInteraction(j *ringback.Job, spec *genai.InteractionSpec, withInput b
 		return r, nil
 	}
 	r.Status, r.Role = string(j.State), "model"
-	if j.Output != nil {
-		var out genai.InteractionOutput
-		if err := json.Unmarshal(j.Output, &out); err != nil {
-			return nil, fmt.Errorf("output of interaction %s: %w", j.ID, err)
-		}
-		r.Steps, r.Usage = out.Steps, out.Usage
+	out, err := interactionOutput(j)
+	if err != nil {
+		return nil, err
 	}
-	if j.Failure != nil {
-		r.Errors = []genai.InteractionError{{Code: j.Failure.Code, Message: j.Failure.Message}}
-	}
+	r.Steps, r.Usage, r.Errors = out.Steps, out.Usage, interactionErrors(j)
 	return r, nil
+}
+
+func interactionErrors(j *ringback.Job) []genai.InteractionError {
+	if j.Failure == nil {
+		return nil
+	}
+	return []genai.InteractionError{{Code: j.Failure.Code, Message: j.Failure.Message}}
 }
 
 func seconds(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }

@@ -29,6 +29,9 @@ const (
 	OutputWritten Step = "batch-output-written"
 )
 
+// StreamRecorded is reached when events of a stream are stored and nobody was told.
+const StreamRecorded Step = "stream-recorded"
+
 // BatchSteps lists the steps of a batch.
 func BatchSteps() []Step { return []Step{BatchPlanned, RowsAnswered, RowsRecorded, OutputWritten} }
 

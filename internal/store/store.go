@@ -491,9 +491,15 @@ type Streams interface {
 	// not the caller's, or if the stream is further already.
 	AppendStream(ctx context.Context, id ringback.ID, lease ringback.Lease, g StreamGroup) error
 	// StreamAfter returns up to limit groups that hold an event whose number is
-	// greater than after, in order, and whether the job has ended: then nothing
-	// is added any more. The stream goes with the job.
-	StreamAfter(ctx context.Context, project, id ringback.ID, after int64, limit int) (groups []StreamGroup, ended bool, err error)
+	// greater than after, in order. The stream goes with the job.
+	StreamAfter(ctx context.Context, project, id ringback.ID, after int64, limit int) ([]StreamGroup, StreamState, error)
+}
+
+// StreamState tells how far a stream is: the number of its last event, 0 if there
+// is none, and whether its job has ended, so that nothing is added any more.
+type StreamState struct {
+	Last  int64
+	Ended bool
 }
 
 // StreamGroup is events of a stream that were stored together.

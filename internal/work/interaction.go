@@ -12,20 +12,22 @@ import (
 	"ringback.dev"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/genai"
+	"ringback.dev/internal/schema"
 	"ringback.dev/internal/store"
 )
 
 // maxTurns bounds how long a chain of previous interactions may be.
 const maxTurns = 1000
 
-// runInteraction runs an interaction. The error is not nil only when the run was
-// cut off or the history can't be read; what a back-end says becomes a Result.
-func runInteraction(ctx context.Context, jobs store.Jobs, be backend.Backend, j *ringback.Job) (Result, error) {
+// runInteraction runs an interaction. The events of a stream go to tell, or are
+// recorded if that is nil. The error is not nil only when the run was cut off or
+// the history can't be read; what a back-end says becomes a Result.
+func (r *Runner) runInteraction(ctx context.Context, j *ringback.Job, lease ringback.Lease, tell func(*genai.InteractionEvent) error) (Result, error) {
 	var spec genai.InteractionSpec
 	if err := json.Unmarshal(j.Spec, &spec); err != nil {
 		return Result{}, fmt.Errorf("spec of interaction %s: %w", j.ID, err)
 	}
-	steps, err := history(ctx, jobs, j.Project, ringback.ID(spec.PreviousInteractionID))
+	steps, err := history(ctx, r.Store, j.Project, ringback.ID(spec.PreviousInteractionID))
 	if err != nil {
 		if errors.Is(err, ringback.NotFound) {
 			return failedInteraction("not_found", "an earlier interaction of the conversation was deleted")
@@ -40,7 +42,10 @@ func runInteraction(ctx context.Context, jobs store.Jobs, be backend.Backend, j 
 	if err != nil {
 		return failedInteraction("invalid_request", err.Error())
 	}
-	resp, err := be.Generate(ctx, &backend.Request{Model: j.Model, Body: req})
+	if spec.Stream {
+		return r.streamInteraction(ctx, j, lease, &spec, req, tell)
+	}
+	resp, err := r.Backend.Generate(ctx, &backend.Request{Model: j.Model, Body: req})
 	if err != nil {
 		if ctx.Err() != nil {
 			return Result{}, context.Cause(ctx)
@@ -48,7 +53,51 @@ func runInteraction(ctx context.Context, jobs store.Jobs, be backend.Backend, j 
 		e := backend.AsError(err)
 		return failedInteraction(interactionCode(e.Kind), e.Message)
 	}
-	return interactionResult(resp)
+	t := newTalk(func(*genai.InteractionEvent) error { return nil })
+	return conclude(&spec, t, t.chunk(resp))
+}
+
+// streamInteraction runs an interaction whose answer is told as it comes.
+func (r *Runner) streamInteraction(ctx context.Context, j *ringback.Job, lease ringback.Lease, spec *genai.InteractionSpec, req *genai.GenerateContentRequest, tell func(*genai.InteractionEvent) error) (Result, error) {
+	t := newTalk(tell)
+	if tell != nil {
+		return r.converse(ctx, j, spec, req, t)
+	}
+	next := int64(firstStored)
+	if j.Runs > 1 {
+		var err error
+		if next, err = r.recall(ctx, j, t); err != nil {
+			return Result{}, fmt.Errorf("what was told of interaction %s: %w", j.ID, err)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	rec := r.record(ctx, j, lease, next, cancel)
+	t.tell = rec.tell
+	res, err := r.converse(ctx, j, spec, req, t)
+	rec.close() // Before the end is: nothing can be added to the stream then.
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return res, err
+}
+
+// converse has the back-end answer, and t tell of it.
+func (r *Runner) converse(ctx context.Context, j *ringback.Job, spec *genai.InteractionSpec, req *genai.GenerateContentRequest, t *talk) (Result, error) {
+	var said error
+	for chunk, err := range backend.Stream(ctx, r.Backend, &backend.Request{Model: j.Model, Body: req, Pieces: true}) {
+		if err == nil {
+			err = t.chunk(chunk)
+		}
+		if err != nil {
+			said = err
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return Result{}, context.Cause(ctx)
+	}
+	return conclude(spec, t, said)
 }
 
 // interactionCode maps a back-end's error to the codes of wire contract §5.10.
@@ -237,31 +286,54 @@ func applyGeneration(req *genai.GenerateContentRequest, spec *genai.InteractionS
 	return nil
 }
 
-// interactionResult translates an answer.
-func interactionResult(resp *genai.GenerateContentResponse) (Result, error) {
-	if f := resp.PromptFeedback; f != nil && f.BlockReason != "" {
-		return failedInteraction("invalid_request", "the prompt was blocked: "+f.BlockReason)
+// conclude makes the result of what was said. err is what ended the answer early.
+func conclude(spec *genai.InteractionSpec, t *talk, err error) (Result, error) {
+	if e := t.close(); err == nil {
+		err = e
 	}
-	if len(resp.Candidates) == 0 {
-		return failedInteraction("api_error", "the back-end's answer is empty")
-	}
-	c := &resp.Candidates[0]
-	out := genai.InteractionOutput{Steps: outputSteps(c.Content), Usage: interactionUsage(resp.UsageMetadata)}
+	out := t.output()
 	r := Result{State: ringback.Completed}
-	switch {
+	fail := func(code, message string) {
+		r = failure(code, message)
+		markFailed(&out, message)
+	}
+	switch f := t.feedback; {
+	case err != nil:
+		e := backend.AsError(err)
+		fail(interactionCode(e.Kind), e.Message)
+	case f != nil && f.BlockReason != "":
+		fail("invalid_request", "the prompt was blocked: "+f.BlockReason)
 	case slices.ContainsFunc(out.Steps, func(s genai.Step) bool { return s.Type == genai.StepFunctionCall }):
 		r.State = ringback.RequiresAction
-	case c.FinishReason == genai.FinishMaxTokens:
+	case t.finish == genai.FinishMaxTokens:
 		r.State = ringback.Incomplete
-	case c.FinishReason != genai.FinishStop && c.FinishReason != "":
-		r = failure("api_error", "the model ended its answer with "+c.FinishReason)
-		markFailed(&out, r.Failure.Message)
+	case t.finish != genai.FinishStop && t.finish != "":
+		fail("api_error", "the model ended its answer with "+t.finish)
+	case len(out.Steps) == 0 && t.finish == "":
+		fail("api_error", "the back-end's answer is empty")
+	case spec.JSON:
+		if err := checkJSON(spec, out.Steps); err != nil {
+			fail("api_error", "the model's answer is not what response_format asks for: "+err.Error())
+		}
 	}
-	var err error
 	if r.Output, err = json.Marshal(out); err != nil {
 		return Result{}, fmt.Errorf("output: %w", err)
 	}
 	return r, nil
+}
+
+// checkJSON makes sure that an answer in JSON is one, and satisfies its schema.
+func checkJSON(spec *genai.InteractionSpec, steps []genai.Step) error {
+	var text strings.Builder
+	for i := range steps {
+		if steps[i].Type != genai.StepModelOutput {
+			continue
+		}
+		for _, c := range steps[i].Content {
+			text.WriteString(c.Text)
+		}
+	}
+	return schema.Check(spec.Schema, []byte(text.String()))
 }
 
 // markFailed puts an error on the last step of the model, which is added if the
@@ -275,42 +347,15 @@ func markFailed(out *genai.InteractionOutput, message string) {
 	out.Steps = append(out.Steps, genai.Step{Type: genai.StepModelOutput, Content: []genai.StepContent{}, Error: e})
 }
 
-// outputSteps makes one step of each run of text, each thought and each call.
-func outputSteps(c *genai.Content) []genai.Step {
-	steps := []genai.Step{}
-	if c == nil {
-		return steps
+// mediaContent shows data of the model as content.
+func mediaContent(b *genai.Blob) genai.StepContent {
+	kind, _, _ := strings.Cut(b.MimeType, "/")
+	switch kind {
+	case "image", "audio", "video":
+	default:
+		kind = "document"
 	}
-	for i := range c.Parts {
-		p := &c.Parts[i]
-		switch {
-		case p.FunctionCall != nil:
-			args := p.FunctionCall.Args
-			if args == nil {
-				args = json.RawMessage("{}")
-			}
-			id := p.FunctionCall.ID
-			if id == "" {
-				id = fmt.Sprintf("call_%d", i)
-			}
-			steps = append(steps, genai.Step{Type: genai.StepFunctionCall, ID: id, Name: p.FunctionCall.Name, Arguments: args, Signature: p.ThoughtSignature})
-		case p.Thought && p.Text != nil:
-			steps = append(steps, genai.Step{Type: genai.StepThought, Signature: p.ThoughtSignature,
-				Summary: []genai.StepContent{{Type: "text", Text: *p.Text}}})
-		case p.Text != nil:
-			text := genai.StepContent{Type: "text", Text: *p.Text}
-			if n := len(steps); n > 0 && steps[n-1].Type == genai.StepModelOutput {
-				steps[n-1].Content = append(steps[n-1].Content, text)
-			} else {
-				steps = append(steps, genai.Step{Type: genai.StepModelOutput, Content: []genai.StepContent{text}})
-			}
-		case p.InlineData != nil:
-			kind, _, _ := strings.Cut(p.InlineData.MimeType, "/")
-			steps = append(steps, genai.Step{Type: genai.StepModelOutput,
-				Content: []genai.StepContent{{Type: kind, Data: p.InlineData.Data, MimeType: p.InlineData.MimeType}}})
-		}
-	}
-	return steps
+	return genai.StepContent{Type: kind, Data: b.Data, MimeType: b.MimeType}
 }
 
 func interactionUsage(u *genai.UsageMetadata) *genai.InteractionUsage {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -83,7 +84,7 @@ func TestInteractionResult(t *testing.T) {
 	for _, c := range []struct{ name, answer, state, failure, want string }{
 		{"text", `{"candidates":[{"content":{"parts":[{"text":"a"},{"text":"b"}]},"finishReason":"STOP"}],
 			"usageMetadata":{"promptTokenCount":4,"candidatesTokenCount":6,"totalTokenCount":12,"thoughtsTokenCount":2,"cachedContentTokenCount":1,"promptTokensDetails":[{"modality":"TEXT","tokenCount":4}]}}`,
-			"completed", "", `{"steps":[{"type":"model_output","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}],` +
+			"completed", "", `{"steps":[{"type":"model_output","content":[{"type":"text","text":"ab"}]}],` +
 				`"usage":{"total_tokens":12,"total_input_tokens":4,"input_tokens_by_modality":[{"modality":"text","tokens":4}],"total_cached_tokens":1,"total_output_tokens":6,"total_tool_use_tokens":0,"total_thought_tokens":2}}`},
 		{"thought, call, text", `{"candidates":[{"content":{"parts":[{"text":"hm","thought":true,"thoughtSignature":"c2ln"},{"functionCall":{"id":"1","name":"f","args":{"a":1}},"thoughtSignature":"c2ln"},{"functionCall":{"name":"g"}},{"text":"wait"}]},"finishReason":"STOP"}]}`,
 			"requires_action", "", `{"steps":[{"type":"thought","signature":"c2ln","summary":[{"type":"text","text":"hm"}]},{"type":"function_call","id":"1","name":"f","arguments":{"a":1},"signature":"c2ln"},` +
@@ -108,7 +109,8 @@ func TestInteractionResult(t *testing.T) {
 			if err := json.Unmarshal([]byte(c.answer), &resp); err != nil {
 				t.Fatal(err)
 			}
-			r, err := interactionResult(&resp)
+			talk := newTalk(func(*genai.InteractionEvent) error { return nil })
+			r, err := conclude(&genai.InteractionSpec{}, talk, talk.chunk(&resp))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -174,6 +176,12 @@ func openStore(t *testing.T) store.Store {
 	return st
 }
 
+// runOn runs a job on a back-end.
+func runOn(ctx context.Context, st store.Store, be backend.Backend, j *ringback.Job) (Result, error) {
+	r := New(Config{Store: st, Backend: be, Node: "n", Log: slog.New(slog.DiscardHandler)})
+	return r.runInteraction(ctx, j, ringback.Lease{}, nil)
+}
+
 func TestHistoryIsOldestFirst(t *testing.T) {
 	st := openStore(t)
 	steps, err := history(t.Context(), st, "p", chain(t, st, 3))
@@ -207,22 +215,22 @@ func TestRunInteraction(t *testing.T) {
 		return &ringback.Job{ID: "v1_x", Project: "p", Kind: ringback.KindInteraction, Model: model,
 			Spec: json.RawMessage(`{"previous_interaction_id":"` + previous + `","steps":[{"type":"user_input","content":[{"type":"text","text":"hi"}]}]}`)}
 	}
-	r, err := runInteraction(t.Context(), st, be, job("m", string(chain(t, st, 2))))
+	r, err := runOn(t.Context(), st, be, job("m", string(chain(t, st, 2))))
 	if err != nil || r.State != ringback.Completed || !strings.Contains(string(r.Output), "turn 5") {
 		t.Errorf("with a history of two interactions: %+v %s, %v", r, r.Output, err)
 	}
-	r, err = runInteraction(t.Context(), st, be, job("fail", ""))
+	r, err = runOn(t.Context(), st, be, job("fail", ""))
 	if err != nil || r.State != ringback.Failed || *r.Failure != (ringback.Failure{Code: "service_unavailable", Message: "gone fishing"}) {
 		t.Errorf("on a back-end that fails: %+v, %v", r, err)
 	}
-	r, err = runInteraction(t.Context(), st, be, job("m", "v1_deleted"))
+	r, err = runOn(t.Context(), st, be, job("m", "v1_deleted"))
 	if err != nil || r.State != ringback.Failed || r.Failure.Code != "not_found" {
 		t.Errorf("after a deleted interaction: %+v, %v", r, err)
 	}
 	// A run that is cut off says nothing about the job; the cause is kept.
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errStopping)
-	if r, err := runInteraction(ctx, st, be, job("slow", "")); !errors.Is(err, errStopping) {
+	if r, err := runOn(ctx, st, be, job("slow", "")); !errors.Is(err, errStopping) {
 		t.Errorf("cut off: %+v, %v; want %v", r, err, errStopping)
 	}
 }
@@ -245,7 +253,7 @@ func TestConversationThatIsTooLong(t *testing.T) {
 	st := openStore(t)
 	j := &ringback.Job{ID: "v1_x", Project: "p", Kind: ringback.KindInteraction, Model: "m",
 		Spec: json.RawMessage(`{"previous_interaction_id":"` + string(chain(t, st, maxTurns+1)) + `","steps":[{"type":"user_input","content":[{"type":"text","text":"hi"}]}]}`)}
-	r, err := runInteraction(t.Context(), st, emulator.New(nil), j)
+	r, err := runOn(t.Context(), st, emulator.New(nil), j)
 	if err != nil || r.State != ringback.Failed || r.Failure.Code != "failed_precondition" || !strings.Contains(r.Failure.Message, "1000") {
 		t.Errorf("got %+v, %v; want a failure that names the limit", r, err)
 	}

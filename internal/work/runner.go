@@ -19,6 +19,7 @@ import (
 	"ringback.dev/internal/bus"
 	"ringback.dev/internal/crash"
 	"ringback.dev/internal/emit"
+	"ringback.dev/internal/genai"
 	"ringback.dev/internal/store"
 )
 
@@ -96,11 +97,11 @@ type Runner struct {
 	mu      sync.Mutex
 	open    bool
 	taken   map[ringback.Kind]int // Places that are taken.
-	running map[ringback.ID]*run
+	running map[ringback.ID]*underWay
 }
 
-// run is a job under way in this process.
-type run struct {
+// underWay is a job under way in this process.
+type underWay struct {
 	token  int64
 	cancel context.CancelCauseFunc
 }
@@ -134,7 +135,7 @@ func New(c Config) *Runner {
 	if c.ResultTTL == 0 {
 		c.ResultTTL = 30 * 24 * time.Hour
 	}
-	r := &Runner{Config: c, wake: make(chan struct{}, 1), halt: make(chan struct{}), taken: make(map[ringback.Kind]int), running: make(map[ringback.ID]*run)}
+	r := &Runner{Config: c, wake: make(chan struct{}, 1), halt: make(chan struct{}), taken: make(map[ringback.Kind]int), running: make(map[ringback.ID]*underWay)}
 	r.cutOff, r.cut = context.WithCancel(context.Background())
 	return r
 }
@@ -246,6 +247,20 @@ func (r *Runner) submit(j *ringback.Job, create func(*ringback.Lease) error) err
 	return nil
 }
 
+// Begin stores a foreground job and starts it. Nobody's place is taken for it, since
+// a client waits. If the process dies it is run again like a background job.
+func (r *Runner) Begin(ctx context.Context, j *ringback.Job) error {
+	now := r.Now()
+	j.Created, j.Updated = now, now
+	lease := r.born(j, now)
+	if err := r.Store.CreateJob(ctx, j, &lease); err != nil {
+		return err
+	}
+	own := *j // The caller goes on reading j.
+	r.runs.Go(func() { r.run(store.ClaimedJob{Job: &own, Lease: lease}) })
+	return nil
+}
+
 // Do stores a foreground job, runs it in the caller's goroutine and returns it
 // as it ended. When ctx ends first the job is cancelled: nobody waits for it.
 func (r *Runner) Do(ctx context.Context, j *ringback.Job) (*ringback.Job, error) {
@@ -269,11 +284,13 @@ func (r *Runner) Do(ctx context.Context, j *ringback.Job) (*ringback.Job, error)
 	return r.Store.Job(context.WithoutCancel(ctx), j.Project, j.ID)
 }
 
-// DoUnstored runs a job that leaves nothing behind: no row, no event.
-func (r *Runner) DoUnstored(ctx context.Context, j *ringback.Job) (*ringback.Job, error) {
+// DoUnstored runs an interaction that leaves nothing behind: no row, no event. If
+// it is a stream, tell is called with the events of its steps; an error of tell
+// ends the run.
+func (r *Runner) DoUnstored(ctx context.Context, j *ringback.Job, tell func(*genai.InteractionEvent) error) (*ringback.Job, error) {
 	now := r.Now()
 	j.Created, j.Started = now, now
-	res, err := r.execute(ctx, j, ringback.Lease{})
+	res, err := r.guarded(j, func() (Result, error) { return r.runInteraction(ctx, j, ringback.Lease{}, tell) })
 	if err != nil {
 		return nil, err
 	}
@@ -293,6 +310,7 @@ func (r *Runner) Cancel(ctx context.Context, project, id ringback.ID) (*ringback
 		return nil, err
 	}
 	r.stop(id, errCancelled)
+	r.ended(j)
 	return r.Store.Job(ctx, project, id)
 }
 
@@ -313,7 +331,13 @@ func (r *Runner) Delete(ctx context.Context, project, id ringback.ID) error {
 		return err
 	}
 	r.stop(id, errLost)
+	r.ended(&ringback.Job{ID: id, Project: project})
 	return nil
+}
+
+// ended tells those who follow a job's stream that there may be no more of it.
+func (r *Runner) ended(j *ringback.Job) {
+	r.Hints.Publish(bus.Hint{Project: j.Project, Kind: bus.Stream, ID: j.ID})
 }
 
 // stop cuts off a run in this process, if there is one.
@@ -445,23 +469,28 @@ func (r *Runner) renew(ctx context.Context) {
 func (r *Runner) start(c store.ClaimedJob) {
 	r.runs.Go(func() {
 		defer r.give(c.Kind)
-		ctx, done := r.enter(context.Background(), c.ID, c.Lease.Token)
-		defer done()
-		crash.At(crash.JobClaimed)
-		res, err := r.execute(ctx, c.Job, c.Lease)
-		if err != nil {
-			r.release(c.Job, c.Lease, err)
-			return
-		}
-		r.end(r.cutOff, c.Job, c.Lease, res)
+		r.run(c)
 	})
+}
+
+// run runs a claimed job to its end, or until it is cut off.
+func (r *Runner) run(c store.ClaimedJob) {
+	ctx, done := r.enter(context.Background(), c.ID, c.Lease.Token)
+	defer done()
+	crash.At(crash.JobClaimed)
+	res, err := r.execute(ctx, c.Job, c.Lease)
+	if err != nil {
+		r.release(c.Job, c.Lease, err)
+		return
+	}
+	r.end(r.cutOff, c.Job, c.Lease, res)
 }
 
 // enter lists a run, so that it is renewed and can be cancelled.
 func (r *Runner) enter(parent context.Context, id ringback.ID, token int64) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	r.mu.Lock()
-	r.running[id] = &run{token: token, cancel: cancel}
+	r.running[id] = &underWay{token: token, cancel: cancel}
 	r.mu.Unlock()
 	return ctx, func() {
 		r.mu.Lock()
@@ -473,19 +502,28 @@ func (r *Runner) enter(parent context.Context, id ringback.ID, token int64) (con
 
 // execute runs a job by its kind. An error means that the run was cut off and
 // says nothing about the job.
-func (r *Runner) execute(ctx context.Context, j *ringback.Job, lease ringback.Lease) (res Result, err error) {
+func (r *Runner) execute(ctx context.Context, j *ringback.Job, lease ringback.Lease) (Result, error) {
+	return r.guarded(j, func() (Result, error) { return r.byKind(ctx, j, lease) })
+}
+
+// guarded makes a failure of a panic.
+func (r *Runner) guarded(j *ringback.Job, run func() (Result, error)) (res Result, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.Log.Error("panic in a job", "job", j.ID, "panic", p, "stack", string(debug.Stack()))
 			res, err = failure("api_error", "an internal error ended the job"), nil
 		}
 	}()
+	return run()
+}
+
+func (r *Runner) byKind(ctx context.Context, j *ringback.Job, lease ringback.Lease) (Result, error) {
 	if j.Runs > maxRuns {
 		return failure("api_error", fmt.Sprintf("given up after %d runs that were cut off", maxRuns)), nil
 	}
 	switch j.Kind {
 	case ringback.KindInteraction:
-		return runInteraction(ctx, r.Store, r.Backend, j)
+		return r.runInteraction(ctx, j, lease, nil)
 	case ringback.KindBatch:
 		return r.runBatch(ctx, j, lease)
 	default:
@@ -516,6 +554,7 @@ func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease,
 		}
 		break
 	}
+	r.ended(j)
 	level := slog.LevelInfo
 	attrs := []slog.Attr{
 		slog.String("job", string(j.ID)), slog.String("kind", string(j.Kind)), slog.String("model", j.Model),
@@ -574,5 +613,23 @@ func (r *Runner) release(j *ringback.Job, lease ringback.Lease, why error) {
 	held := []store.Held{{ID: j.ID, Token: lease.Token}}
 	if err := r.Store.ReleaseJobs(context.Background(), held, due, uncount); err != nil {
 		r.Log.Error("give back job", "job", j.ID, "error", err)
+	}
+}
+
+// untilStored repeats a write that the store can't take just now.
+func (r *Runner) untilStored(ctx context.Context, what string, job ringback.ID, write func() error) error {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := write()
+		if code := ringback.CodeOf(err); code != ringback.StorageFull && code != ringback.Unavailable {
+			return err
+		}
+		r.Log.Error(what+" can't be stored yet; it is kept and tried again", "job", job, "again_in", wait, "error", err)
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		}
 	}
 }

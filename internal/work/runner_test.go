@@ -179,7 +179,7 @@ func TestForeground(t *testing.T) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	j := job("hello")
-	got, err = w.r.DoUnstored(t.Context(), j)
+	got, err = w.r.DoUnstored(t.Context(), j, nil)
 	if err != nil || got.State != ringback.Completed || w.event(j.ID) != "" {
 		t.Errorf("got %+v, %v", got, err)
 	}

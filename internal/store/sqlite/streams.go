@@ -29,30 +29,29 @@ func (s *Store) AppendStream(ctx context.Context, id ringback.ID, lease ringback
 }
 
 // StreamAfter implements store.Streams.
-func (s *Store) StreamAfter(ctx context.Context, project, id ringback.ID, after int64, limit int) ([]store.StreamGroup, bool, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT j.ended IS NOT NULL, e.first, e.last, e.data
+func (s *Store) StreamAfter(ctx context.Context, project, id ringback.ID, after int64, limit int) ([]store.StreamGroup, store.StreamState, error) {
+	var state store.StreamState
+	rows, err := s.read.QueryContext(ctx, `SELECT j.ended IS NOT NULL, coalesce((SELECT max(last) FROM stream_events WHERE job = j.id), 0), e.first, e.last, e.data
 		FROM jobs j LEFT JOIN stream_events e ON e.job = j.id AND e.last > ?
 		WHERE j.id = ? AND j.project = ? ORDER BY e.last LIMIT ?`, after, string(id), string(project), limit)
 	if err != nil {
-		return nil, false, fmt.Errorf("stream of job %s: %w", id, translate(err))
+		return nil, state, fmt.Errorf("stream of job %s: %w", id, translate(err))
 	}
-	known, ended := false, false
 	all, err := collect(rows, "stream", func(r scanner) (g store.StreamGroup, err error) {
-		known = true
 		var first, last sql.NullInt64
-		err = r.Scan(&ended, &first, &last, &g.Data)
+		err = r.Scan(&state.Ended, &state.Last, &first, &last, &g.Data)
 		g.First, g.Last = first.Int64, last.Int64
 		return g, err
 	})
 	switch {
 	case err != nil:
-		return nil, false, err
-	case !known:
-		return nil, false, fmt.Errorf("stream of job %s: %w", id, ringback.NotFound)
+		return nil, state, err
+	case len(all) == 0:
+		return nil, state, fmt.Errorf("stream of job %s: %w", id, ringback.NotFound)
 	case all[0].Last == 0:
 		all = nil // The job alone.
 	}
-	return all, ended, nil
+	return all, state, nil
 }
 
 // Checkpoint implements store.Jobs.

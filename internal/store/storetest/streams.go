@@ -10,15 +10,15 @@ import (
 func testStream(s *suite) {
 	s.createJob()
 	c := s.claimJobs(1)[0]
-	after := func(n int64, limit int) ([]store.StreamGroup, bool) {
+	after := func(n int64, limit int) ([]store.StreamGroup, store.StreamState) {
 		s.Helper()
-		groups, ended, err := s.st.StreamAfter(s.ctx, "p1", c.ID, n, limit)
+		groups, state, err := s.st.StreamAfter(s.ctx, "p1", c.ID, n, limit)
 		s.ok(err)
-		return groups, ended
+		return groups, state
 	}
-	groups, ended := after(0, 10)
+	groups, state := after(0, 10)
 	s.same(len(groups), 0)
-	s.same(ended, false)
+	s.same(state, store.StreamState{})
 	a := store.StreamGroup{First: 3, Last: 5, Data: []byte("abc")}
 	b := store.StreamGroup{First: 6, Last: 6, Data: []byte("d")}
 	s.ok(s.st.AppendStream(s.ctx, c.ID, c.Lease, a))
@@ -26,17 +26,18 @@ func testStream(s *suite) {
 	s.fails(s.st.AppendStream(s.ctx, c.ID, c.Lease, a), ringback.Stale) // The stream is further already.
 	s.ok(s.st.AppendStream(s.ctx, c.ID, c.Lease, b))
 	s.reopen()
-	groups, ended = after(0, 10)
+	groups, state = after(0, 10)
 	s.same(groups, []store.StreamGroup{a, b})
-	s.same(ended, false)
+	s.same(state, store.StreamState{Last: 6})
 	groups, _ = after(0, 1)
 	s.same(groups, []store.StreamGroup{a})
 	groups, _ = after(4, 10) // A group holds some of what was asked for.
 	s.same(groups, []store.StreamGroup{a, b})
 	groups, _ = after(5, 10)
 	s.same(groups, []store.StreamGroup{b})
-	groups, _ = after(6, 10)
+	groups, state = after(6, 10)
 	s.same(len(groups), 0)
+	s.same(state, store.StreamState{Last: 6})
 	_, _, err := s.st.StreamAfter(s.ctx, "p2", c.ID, 0, 10)
 	s.fails(err, ringback.NotFound)
 	_, _, err = s.st.StreamAfter(s.ctx, "p1", "none", 0, 10)
@@ -44,9 +45,9 @@ func testStream(s *suite) {
 
 	s.ok(s.st.EndJob(s.ctx, c.ID, &c.Lease, &store.End{State: ringback.Completed, At: s.now}))
 	s.fails(s.st.AppendStream(s.ctx, c.ID, c.Lease, store.StreamGroup{First: 7, Last: 7, Data: []byte("e")}), ringback.Stale)
-	groups, ended = after(5, 10)
+	groups, state = after(5, 10)
 	s.same(groups, []store.StreamGroup{b})
-	s.same(ended, true)
+	s.same(state, store.StreamState{Last: 6, Ended: true})
 	s.ok(s.st.DeleteJob(s.ctx, "p1", c.ID))
 	_, _, err = s.st.StreamAfter(s.ctx, "p1", c.ID, 0, 10)
 	s.fails(err, ringback.NotFound)
