@@ -22,6 +22,8 @@ import (
 
 	"ringback.dev"
 	"ringback.dev/internal/api"
+	"ringback.dev/internal/api/manage"
+	"ringback.dev/internal/attach"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/backend/emulator"
 	blobdir "ringback.dev/internal/blob/dir"
@@ -50,6 +52,8 @@ const scenario = `rules:
 - {match: {model: busy}, rate_limit: {retry_after: 6500ms, times: 1000000}}
 - {match: {model: slow}, delay: 24h, text: too late}
 - {match: {prompt: say hello}, text: Hello there}
+- {match: {prompt: think about it}, thought: one two, text: Three four}
+- {match: {prompt: not the schema}, text: '{"a":"b"}'}
 - {match: {prompt: weather}, function_call: {name: get_weather, args: {city: Paris}}}
 - {match: {prompt: cut it}, text: Half an ans, finish_reason: MAX_TOKENS}
 - {match: {prompt: something bad}, text: Nothing, finish_reason: SAFETY}
@@ -165,15 +169,20 @@ func newServer(t testing.TB, change ...func(*api.Config)) *server {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewJSONHandler(s.log, nil))
-	emitter := emit.New(st, handover(s.told), &bus.Bus{}, "test", time.Minute, "https://ringback.example")
+	hints := &bus.Bus{}
+	emitter := emit.New(st, handover(s.told), hints, "test", time.Minute, "https://ringback.example")
 	blobs, err := blobdir.Open(filepath.Join(dir, "blobs"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	runner := work.New(work.Config{Store: st, Emit: emitter, Backend: router, Blobs: blobs, Node: "test", Log: log, Now: s.clock.Now})
+	files := attach.New(st, blobs, 1<<20)
+	router.Attach = func(ctx context.Context, project ringback.ID, body *genai.GenerateContentRequest) (*genai.GenerateContentRequest, func(), error) {
+		return files.To(ctx, project, s.clock.Now(), body)
+	}
+	runner := work.New(work.Config{Store: st, Emit: emitter, Backend: router, Blobs: blobs, Node: "test", Hints: hints, Log: log, Now: s.clock.Now})
 	s.run(runner)
 	c := api.Config{Store: st, Blobs: blobs, Runner: runner, Pinger: emitter, Backend: router, Secrets: s.secrets, Log: log, Now: s.clock.Now,
-		CheckURI: func(uri string) error { return egress.CheckURI(uri, egress.Options{}) }}
+		CheckURI: func(uri string) error { return egress.CheckURI(uri, egress.Options{}) }, Manage: manage.Config{Bus: hints}}
 	for _, f := range change {
 		f(&c)
 	}

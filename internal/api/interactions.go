@@ -292,11 +292,11 @@ func checkContent(at string, c *genai.StepContent) error {
 	default:
 		return invalid("%s: content of type %q is not supported by this version", at, c.Type)
 	}
-	if c.URI != "" {
-		return invalid("%s.uri: files are not supported by this version; send data", at)
-	}
-	if c.Data == "" || c.MimeType == "" {
-		return invalid("%s: %s content needs data and mime_type", at, c.Type)
+	switch {
+	case c.URI != "" && c.Data != "":
+		return invalid("%s: give data or uri, not both", at)
+	case c.URI == "" && (c.Data == "" || c.MimeType == ""):
+		return invalid("%s: %s content needs data and mime_type, or the uri of a file", at, c.Type)
 	}
 	return nil
 }

@@ -193,14 +193,16 @@ func TestInteractionsThatAreRefused(t *testing.T) {
 		{`"input":["hi"]`, "input[0]: the body: expected an object, got string"},
 		{`"input":[{"type":"text","text":"a"},{"type":"dance"}]`, `input[1]: steps and content of type "dance"`},
 		{`"input":[{"type":"text","text":7}]`, "input[0]: text: expected a string, got number"},
-		{`"input":{"type":"image","uri":"https://e.com/a.png"}`, "input[0].uri: files are not supported"},
+		{`"input":{"type":"image","uri":"https://e.com/a.png","data":"AA=="}`, "input[0]: give data or uri, not both"},
 		{`"input":{"type":"image","data":"AA=="}`, "input[0]: image content needs data and mime_type"},
-		{`"input":[{"type":"user_input","content":[{"type":"text","text":"a"},{"type":"video","uri":"x"}]}]`, "input[0].content[1].uri"},
+		{`"input":[{"type":"user_input","content":[{"type":"text","text":"a"},{"type":"video"}]}]`, "input[0].content[1]: video content needs"},
 		{`"input":[{"type":"function_call","name":"f"}]`, "input[0]: a function_call needs an id and a name"},
 		{`"input":[{"type":"function_call","id":"c","name":"f","arguments":"{}"}]`, "input[0].arguments: expected an object"},
 		{`"input":[{"type":"function_result","result":1}]`, "input[0].call_id: it is required"},
 		{`"input":[{"type":"google_search_call","id":"x"}]`, `"google_search_call" are not supported`},
-		{`"input":"hi","stream":true`, "stream: it is not supported"},
+		{`"input":"hi","stream":true,"background":true,"store":false`, "store: a background interaction must be stored"},
+		{`"input":"hi","response_format":{"type":"object","properties":{"a":{"type":"wrong"}}}`, "response_format: the schema is none: at /properties/a/type"},
+		{`"input":"hi","response_format":{"$ref":"https://e.com/schema.json"}`, "response_format: the schema can't be used"},
 		{`"input":"hi","webhook_config":[]`, "webhook_config: "},
 		{`"input":"hi","webhook_config":{"uris":"https://e.com"}`, "webhook_config: uris: expected a list"},
 		{`"input":"hi","webhook_config":{"uris":["https://e.com","http://e.com"]}`, "webhook_config.uris[1]: it must begin with https://"},
@@ -237,7 +239,9 @@ func TestInteractionsThatAreRefused(t *testing.T) {
 			refused(404, "model_not_found", "configured are gemini-*")
 	}
 	id := s.create(`{"model":"gemini-x","input":"hi"}`).field("id")
-	s.do("GET", "/v1/interactions/"+id+"?stream=true", "").refused(400, "invalid_request", "streaming is not supported")
+	for _, unknown := range []string{"e0", "e1000", "7", "x"} {
+		s.do("GET", "/v1/interactions/"+id+"?stream=true&last_event_id="+unknown, "").refused(400, "invalid_request", `this stream has no event "`+unknown)
+	}
 	if events, err := s.store.EventsAfter(t.Context(), s.project, store.EventFilter{}, 0, 10); err != nil || len(events) != 1 {
 		t.Errorf("%d events, %v; what is refused must leave none behind", len(events), err)
 	}

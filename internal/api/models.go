@@ -75,7 +75,7 @@ func (a *api) generation(c *call) (*backend.Request, error) {
 	if err := body.Check(); err != nil {
 		return nil, invalid("%v", err)
 	}
-	return &backend.Request{Model: string(c.id()), Body: &body}, nil
+	return &backend.Request{Model: string(c.id()), Body: &body, Project: c.project}, nil
 }
 
 func (a *api) generateContent(c *call) (any, error) {
@@ -98,7 +98,7 @@ func (a *api) countTokens(c *call) (any, error) {
 	if len(body.Contents) == 0 {
 		return nil, invalid("contents: it is required and must not be empty")
 	}
-	req := &backend.Request{Model: string(c.id()), Body: body}
+	req := &backend.Request{Model: string(c.id()), Body: body, Project: c.project}
 	n := backend.EstimateTokens(body)
 	if t, ok := a.Backend.(backend.TokenCounter); ok {
 		var err error

@@ -242,10 +242,11 @@ func (s *streamed) checkResumption(after int64, p *streamPart) error {
 		if err != nil {
 			return err
 		}
-		for ; len(rest) > 0 && after > p.stored; after-- {
+		n := p.stored
+		for ; len(rest) > 0; n++ {
 			_, rest = genai.CutEvent(rest)
 		}
-		if after == p.stored {
+		if after <= n {
 			return nil
 		}
 	}

@@ -21,12 +21,14 @@ import (
 	"ringback.dev"
 	"ringback.dev/internal/api"
 	"ringback.dev/internal/api/manage"
+	"ringback.dev/internal/attach"
 	"ringback.dev/internal/blob"
 	"ringback.dev/internal/blob/dir"
 	"ringback.dev/internal/bus"
 	"ringback.dev/internal/deliver"
 	"ringback.dev/internal/egress"
 	"ringback.dev/internal/emit"
+	"ringback.dev/internal/genai"
 	"ringback.dev/internal/keyring"
 	"ringback.dev/internal/store"
 	"ringback.dev/internal/store/sqlite"
@@ -95,6 +97,10 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	models, err := c.router()
 	if err != nil {
 		return nil, err
+	}
+	files := attach.New(a.store, a.blobs, c.MaxRequestBytes)
+	models.Attach = func(ctx context.Context, project ringback.ID, body *genai.GenerateContentRequest) (*genai.GenerateContentRequest, func(), error) {
+		return files.To(ctx, project, time.Now(), body)
 	}
 	if a.listener, err = listen(c.Listen); err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"time"
 
+	"ringback.dev"
 	"ringback.dev/internal/genai"
 )
 
@@ -17,6 +18,8 @@ type Request struct {
 	// Model is the name as the back-end knows it.
 	Model string
 	Body  *genai.GenerateContentRequest
+	// Project is whose files the request may point to.
+	Project ringback.ID
 	// Turn says whose request it is.
 	Turn Turn
 	// Pieces asks a stream to bring function calls piece by piece, as they are

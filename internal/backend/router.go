@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"ringback.dev"
 	"ringback.dev/internal/genai"
 )
 
@@ -28,7 +29,13 @@ type Route struct {
 
 // Router is a Backend that passes each request to the first route that matches
 // its model.
-type Router struct{ routes []Route }
+type Router struct {
+	// Attach, if not nil, puts the files of a project that a request points to into
+	// the request. release is called when it was answered. It is called when the
+	// request's turn has come, so that few are in memory.
+	Attach func(ctx context.Context, project ringback.ID, body *genai.GenerateContentRequest) (_ *genai.GenerateContentRequest, release func(), err error)
+	routes []Route
+}
 
 // RowsInFlight is how many rows of batches a back-end gets at once unless its
 // limits say otherwise.
@@ -59,7 +66,7 @@ func NewRouter(routes []Route, limits map[Backend]Limits) (*Router, error) {
 			return nil, fmt.Errorf("%q is not a model name or pattern", r.Match)
 		}
 	}
-	return &Router{routes}, nil
+	return &Router{routes: routes}, nil
 }
 
 // find returns the route of a model, and the model's name there.
@@ -107,6 +114,17 @@ func (r *Route) through(ctx context.Context, t Turn, f func() error) error {
 	return err
 }
 
+// attached is the request as the back-end of a route gets it.
+func (r *Router) attached(ctx context.Context, req *Request, model string) (_ *Request, release func(), err error) {
+	own := *req
+	own.Model = model
+	if r.Attach == nil {
+		return &own, func() {}, nil
+	}
+	own.Body, release, err = r.Attach(ctx, req.Project, req.Body)
+	return &own, release, err
+}
+
 // Generate implements Backend.
 func (r *Router) Generate(ctx context.Context, req *Request) (resp *genai.GenerateContentResponse, err error) {
 	route, model, err := r.find(req.Model)
@@ -114,7 +132,12 @@ func (r *Router) Generate(ctx context.Context, req *Request) (resp *genai.Genera
 		return nil, err
 	}
 	err = route.through(ctx, req.Turn, func() (err error) {
-		resp, err = route.Backend.Generate(ctx, &Request{Model: model, Body: req.Body, Turn: req.Turn})
+		own, release, err := r.attached(ctx, req, model)
+		if err != nil {
+			return err
+		}
+		defer release()
+		resp, err = route.Backend.Generate(ctx, own)
 		return err
 	})
 	if err != nil {
@@ -153,7 +176,12 @@ func (r *Router) Stream(ctx context.Context, req *Request) iter.Seq2[*genai.Gene
 		}
 		listening := true
 		err = route.through(ctx, req.Turn, func() error {
-			for chunk, err := range Stream(ctx, route.Backend, &Request{Model: model, Body: req.Body, Turn: req.Turn, Pieces: req.Pieces}) {
+			own, release, err := r.attached(ctx, req, model)
+			if err != nil {
+				return err
+			}
+			defer release()
+			for chunk, err := range Stream(ctx, route.Backend, own) {
 				if err != nil {
 					return err
 				}

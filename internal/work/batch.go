@@ -411,7 +411,7 @@ func (x *batchRun) answer(ctx context.Context, r *row, bad error, turn func() ba
 		line, err := r.result(nil, &genai.RowError{Code: grpcInvalidArgument, Message: bad.Error()})
 		return line, true, err
 	}
-	response, failed, err := r.run(ctx, x.Backend, x.job.Model, turn, x.RowWait)
+	response, failed, err := r.run(ctx, x.Backend, x.job.Project, x.job.Model, turn, x.RowWait)
 	if err != nil {
 		return nil, false, err
 	}

@@ -45,7 +45,7 @@ func (r *Runner) runInteraction(ctx context.Context, j *ringback.Job, lease ring
 	if spec.Stream {
 		return r.streamInteraction(ctx, j, lease, &spec, req, tell)
 	}
-	resp, err := r.Backend.Generate(ctx, &backend.Request{Model: j.Model, Body: req})
+	resp, err := r.Backend.Generate(ctx, &backend.Request{Model: j.Model, Body: req, Project: j.Project})
 	if err != nil {
 		if ctx.Err() != nil {
 			return Result{}, context.Cause(ctx)
@@ -85,7 +85,7 @@ func (r *Runner) streamInteraction(ctx context.Context, j *ringback.Job, lease r
 // converse has the back-end answer, and t tell of it.
 func (r *Runner) converse(ctx context.Context, j *ringback.Job, spec *genai.InteractionSpec, req *genai.GenerateContentRequest, t *talk) (Result, error) {
 	var said error
-	for chunk, err := range backend.Stream(ctx, r.Backend, &backend.Request{Model: j.Model, Body: req, Pieces: true}) {
+	for chunk, err := range backend.Stream(ctx, r.Backend, &backend.Request{Model: j.Model, Body: req, Project: j.Project, Pieces: true}) {
 		if err == nil {
 			err = t.chunk(chunk)
 		}
@@ -199,9 +199,12 @@ func stepParts(s *genai.Step, names map[string]string) (role string, parts []gen
 		}
 		for i := range s.Content {
 			c := &s.Content[i]
-			if c.Type == "text" {
+			switch {
+			case c.Type == "text":
 				parts = append(parts, genai.TextPart(c.Text))
-			} else {
+			case c.URI != "":
+				parts = append(parts, genai.Part{FileData: &genai.FileData{MimeType: c.MimeType, FileURI: c.URI}})
+			default:
 				parts = append(parts, genai.Part{InlineData: &genai.Blob{MimeType: c.MimeType, Data: c.Data}})
 			}
 		}

@@ -144,12 +144,12 @@ const maxTries = 5
 // too often. While the back-end can't be used the row waits, however long: that
 // is not the row's fault. After a failure it rests for wait, then twice as long, and
 // so on. The error is not nil only when ctx ended.
-func (r *row) run(ctx context.Context, be backend.Backend, model string, turn func() backend.Turn, wait time.Duration) (response any, failed *genai.RowError, err error) {
+func (r *row) run(ctx context.Context, be backend.Backend, project ringback.ID, model string, turn func() backend.Turn, wait time.Duration) (response any, failed *genai.RowError, err error) {
 	for tries := 0; ; {
 		if r.embed != nil {
 			response, err = embedRow(ctx, be, &backend.EmbedRequest{Model: model, Body: r.embed, Turn: turn()})
 		} else {
-			response, err = be.Generate(ctx, &backend.Request{Model: model, Body: r.generate, Turn: turn()})
+			response, err = be.Generate(ctx, &backend.Request{Model: model, Body: r.generate, Project: project, Turn: turn()})
 		}
 		if err == nil {
 			return response, nil, nil

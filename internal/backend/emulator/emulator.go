@@ -119,6 +119,11 @@ func answer(req *backend.Request, rule *Rule) (*genai.GenerateContentResponse, e
 			parts[0], reason = genai.TextPart(strings.ToValidUTF8((*parts[0].Text)[:limit], "")), genai.FinishMaxTokens
 		}
 	}
+	if rule != nil && rule.Thought != "" {
+		thought := genai.TextPart(rule.Thought)
+		thought.Thought = true
+		parts = append([]genai.Part{thought}, parts...)
+	}
 	content := &genai.Content{Role: "model", Parts: parts}
 	in := backend.EstimateTokens(req.Body)
 	out := backend.EstimateTokens(&genai.GenerateContentRequest{Contents: []genai.Content{*content}})
@@ -172,11 +177,22 @@ func improvise(req *backend.Request) (genai.Part, error) {
 	}
 	text := fmt.Sprintf("[ringback emulator] No model ran. %s was asked %q (%d bytes, turn %d, digest %s).",
 		req.Model, shown, len(prompt), len(req.Body.Contents), digest(req))
+	for _, p := range last {
+		switch {
+		case p.InlineData != nil:
+			text += fmt.Sprintf(" It came with %s, %d bytes.", p.InlineData.MimeType, base64Bytes(p.InlineData.Data))
+		case p.FileData != nil:
+			text += " It pointed to a file, which was not looked at."
+		}
+	}
 	if s := req.Body.SystemInstruction; s != nil {
 		text += fmt.Sprintf(" The system instruction has %d bytes.", len(textOf(s.Parts)))
 	}
 	return genai.TextPart(text), nil
 }
+
+// base64Bytes is how many bytes a text in base64 stands for.
+func base64Bytes(text string) int { return len(strings.TrimRight(text, "=")) * 3 / 4 }
 
 // wanted returns the function to call: with mode ANY the first that is allowed,
 // otherwise the one whose name the prompt holds.
@@ -212,16 +228,22 @@ func call(name string, args []byte) genai.Part {
 // chunks cuts an answer after each word; the last chunk carries the finish
 // reason and the usage.
 func chunks(whole *genai.GenerateContentResponse) []*genai.GenerateContentResponse {
-	part := whole.Candidates[0].Content.Parts[0]
-	if part.Text == nil {
-		return []*genai.GenerateContentResponse{whole}
-	}
-	words := strings.SplitAfter(*part.Text, " ")
-	out := make([]*genai.GenerateContentResponse, len(words))
-	for i, w := range words {
-		out[i] = &genai.GenerateContentResponse{
-			Candidates:   []genai.Candidate{{Content: &genai.Content{Role: "model", Parts: []genai.Part{genai.TextPart(w)}}}},
+	var out []*genai.GenerateContentResponse
+	add := func(p genai.Part) {
+		out = append(out, &genai.GenerateContentResponse{
+			Candidates:   []genai.Candidate{{Content: &genai.Content{Role: "model", Parts: []genai.Part{p}}}},
 			ModelVersion: whole.ModelVersion, ResponseID: whole.ResponseID,
+		})
+	}
+	for _, part := range whole.Candidates[0].Content.Parts {
+		if part.Text == nil {
+			add(part)
+			continue
+		}
+		for word := range strings.SplitAfterSeq(*part.Text, " ") {
+			piece := part
+			piece.Text = &word
+			add(piece)
 		}
 	}
 	last := out[len(out)-1]

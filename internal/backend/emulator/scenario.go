@@ -24,7 +24,9 @@ type Scenario struct {
 // Rule says what happens to the requests that match it. At most one of Text,
 // FunctionCall, Error and RateLimit is set; Delay goes with any.
 type Rule struct {
-	Match        Match         `yaml:"match"`
+	Match Match `yaml:"match"`
+	// Thought comes before the answer.
+	Thought      string        `yaml:"thought"`
 	Text         string        `yaml:"text"`
 	FunctionCall *FunctionCall `yaml:"function_call"`
 	Error        *Failure      `yaml:"error"`
