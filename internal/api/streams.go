@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ringback.dev"
+	"ringback.dev/internal/bus"
 	"ringback.dev/internal/genai"
 )
 
@@ -155,7 +156,7 @@ func unknownEvent(id string) error {
 // before anything is sent. done reports whether the stream came to its end.
 func (s *streamed) follow(after int64) (done bool, err error) {
 	ctx, c := s.c.Context(), s.c
-	hints, stop := s.a.Manage.Bus.ListenStream(s.job.ID)
+	parts, stop := s.a.Manage.Bus.ListenParts(s.job.ID)
 	defer stop()
 	page, err := s.read(after)
 	if err != nil {
@@ -186,7 +187,8 @@ func (s *streamed) follow(after int64) (done bool, err error) {
 		if page.ended && after >= page.stored {
 			return s.finish(out, after, page.stored) == nil, nil
 		}
-		if len(page.events) == 0 || !page.full {
+		look := page.full
+		for page = (streamPart{}); !look && page.events == nil; {
 			select {
 			case <-ctx.Done():
 				return false, nil
@@ -197,8 +199,14 @@ func (s *streamed) follow(after int64) (done bool, err error) {
 					return false, nil
 				}
 			case <-poll.C:
-			case <-hints:
+				look = true
+			case p := <-parts:
+				poll.Reset(streamPoll)
+				page, look = s.fresh(p, parts, after)
 			}
+		}
+		if !look {
+			continue
 		}
 		if page, err = s.read(after); err != nil {
 			if errors.Is(err, ringback.NotFound) {
@@ -209,12 +217,33 @@ func (s *streamed) follow(after int64) (done bool, err error) {
 	}
 }
 
+// fresh takes what was just stored, as much as there is, if it follows event
+// number after. look reports whether the store must be looked at: the stream may
+// have ended, or something was lost on the way.
+func (s *streamed) fresh(p bus.Part, more <-chan bus.Part, after int64) (page streamPart, look bool) {
+	for {
+		if p.Data == nil || p.First > after+1 {
+			page.full = true
+			return page, page.events == nil
+		}
+		if p.Last > after {
+			page.events = append(page.events, skip(p.Data, p.First, after)...)
+			page.last, after = p.Last, p.Last
+		}
+		select {
+		case p = <-more:
+		default:
+			return page, false
+		}
+	}
+}
+
 // streamPart is what was read of a stream.
 type streamPart struct {
 	events []byte
 	last   int64 // Number of the last one of events.
 	stored int64 // That of the last one there is; headEvents if there is none.
-	full   bool  // There may be more.
+	full   bool  // The store must be looked at for more.
 	ended  bool
 }
 

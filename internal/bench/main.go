@@ -38,7 +38,8 @@ func main() {
 	flag.BoolVar(&o.Troubled, "troubled", false, "with the targets that make trouble (for the parts)")
 	flag.IntVar(&o.Rows, "rows", 100_000, "rows of a batch; one of a tenth and one of ten times as many are run, too")
 	flag.StringVar(&o.Model, "model", "", "address of the model server (for the parts)")
-	flag.StringVar(&o.Only, "only", "", "one group of measurements: engine, server, targets, signatures, replay, batches, upstream, crowd or files")
+	flag.StringVar(&o.Only, "only", "", "one group of measurements: engine, server, targets, signatures, replay, batches, upstream, crowd, files, streams or tokens")
+	flag.StringVar(&o.Scenario, "scenario", "", "scenario of the emulator (for the parts)")
 	flag.StringVar(&o.Sink, "sink", "", "address of the receiver (for the parts)")
 	flag.StringVar(&o.Dir, "dir", "", "data folder (for the parts)")
 	flag.StringVar(&o.CPUProfile, "cpuprofile", "", "write a CPU profile of a part")
@@ -46,7 +47,7 @@ func main() {
 	parts := map[string]func(context.Context, options) error{
 		"all": all, "sink": sink, "bare": bare, "deliver": deliveries, "fill": fill, "server": server,
 		"hanging": hanging, "uneven": uneven, "sign": sign, "replay": replay,
-		"model": model, "ask": ask, "disk": disk,
+		"model": model, "ask": ask, "disk": disk, "speaker": speaker,
 	}
 	part := parts[role]
 	if part == nil {
@@ -68,6 +69,7 @@ type options struct {
 	Troubled   bool
 	Rows       int
 	Model      string
+	Scenario   string
 	Only       string
 	Sink       string
 	Dir        string
@@ -108,7 +110,8 @@ func all(ctx context.Context, o options) error {
 	for _, group := range []struct {
 		name    string
 		measure func(context.Context) error
-	}{{"engine", b.engine}, {"server", b.server}, {"targets", b.targets}, {"signatures", b.signatures}, {"replay", b.replay}, {"batches", b.batches}, {"upstream", b.upstream}, {"crowd", b.crowd}, {"files", b.files}} {
+	}{{"engine", b.engine}, {"server", b.server}, {"targets", b.targets}, {"signatures", b.signatures}, {"replay", b.replay}, {"batches", b.batches}, {"upstream", b.upstream}, {"crowd", b.crowd}, {"files", b.files},
+		{"streams", b.streams}, {"tokens", b.tokens}} {
 		if o.Only == "" || o.Only == group.name {
 			if err := group.measure(ctx); err != nil {
 				return fmt.Errorf("%s: %w", group.name, err)

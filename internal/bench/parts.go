@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -201,17 +202,11 @@ func deliveries(ctx context.Context, o options) error {
 		return err
 	}
 	defer r.st.Close()
-	if o.CPUProfile != "" {
-		f, err := os.Create(o.CPUProfile)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+	stopProfile, err := o.profile()
+	if err != nil {
+		return err
 	}
+	defer stopProfile()
 	before, err := r.delivered(ctx)
 	if err != nil {
 		return err
@@ -347,17 +342,40 @@ func fill(ctx context.Context, o options) error {
 	return report(o.Backlog, time.Since(begin))
 }
 
+// profile begins a CPU profile, if one was asked for.
+func (o *options) profile() (stop func(), err error) {
+	if o.CPUProfile == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(o.CPUProfile)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close() // A profile that is cut short can't be read, which is seen then.
+	}, nil
+}
+
 // server runs a whole server with the emulator, and prints its address and key.
 func server(ctx context.Context, o options) error {
 	app.TuneMemory()
 	c := app.Config{Listen: "127.0.0.1:0", Data: o.Dir, Emulator: o.Model == "", OpenAIURL: o.Model, AllowHTTPCallbacks: true, AllowPrivateCallbacks: true,
-		DeliveryTimeout: 15 * time.Second, MaxInFlight: 512, PerTargetInFlight: 64, MaxRunning: 256, MaxRequestBytes: 1 << 20,
+		DeliveryTimeout: 15 * time.Second, MaxInFlight: 512, PerTargetInFlight: 64, MaxRunning: 2 * streamCount, Scenario: o.Scenario, MaxRequestBytes: 1 << 20,
 		MaxFileBytes: 4 << 30,
 		Grace:        time.Second, LogLevel: "info", LogFormat: "text"}
 	a, err := app.New(ctx, c, c.Logger(io.Discard))
 	if err != nil {
 		return err
 	}
+	stopProfile, err := o.profile()
+	if err != nil {
+		return err
+	}
+	defer stopProfile()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	done := make(chan error, 1)

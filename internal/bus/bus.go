@@ -18,7 +18,6 @@ const (
 	Event    Kind = "event"
 	Delivery Kind = "delivery" // An attempt was recorded.
 	Job      Kind = "job"      // A job was created or began.
-	Stream   Kind = "stream"   // The stream of a job has more, or has ended.
 )
 
 // Hint says that something of a project was stored or has changed.
@@ -28,71 +27,89 @@ type Hint struct {
 	ID      ringback.ID
 }
 
+// Part is events that were added to the stream of a job and are durable. A part
+// without events tells to look at the store: the job may have ended.
+type Part struct {
+	First, Last int64
+	Data        []byte
+}
+
 // Bus passes hints on. The zero Bus is ready; it may be used by any number of
 // goroutines.
 type Bus struct {
-	listening atomic.Int32
-	mu        sync.Mutex
-	// listeners are by the project, or the job, that they want to hear of.
-	listeners map[ringback.ID]map[*listener]bool
+	hints topics[Hint]
+	parts topics[Part]
 }
 
-type listener struct{ hints chan Hint }
-
-// depth is how many hints wait for a listener before it loses some.
-const depth = 256
+const (
+	// hintDepth is how many hints wait for a listener before it loses some, partDepth
+	// how many parts.
+	hintDepth = 256
+	partDepth = 16
+)
 
 // Publish passes a hint to those who listen. It never waits.
-func (b *Bus) Publish(h Hint) {
-	if b.listening.Load() == 0 {
+func (b *Bus) Publish(h Hint) { b.hints.publish(h.Project, h) }
+
+// Listen returns the hints about a project until stop is called.
+func (b *Bus) Listen(project ringback.ID) (hints <-chan Hint, stop func()) {
+	return b.hints.listen(project, hintDepth)
+}
+
+// PublishPart passes a part of a job's stream to those who listen. It never waits.
+func (b *Bus) PublishPart(job ringback.ID, p Part) { b.parts.publish(job, p) }
+
+// ListenParts returns what is added to the stream of a job until stop is called.
+// Who listens sees by the numbers when it has lost a part.
+func (b *Bus) ListenParts(job ringback.ID) (parts <-chan Part, stop func()) {
+	return b.parts.listen(job, partDepth)
+}
+
+// topics are listeners by what they want to hear of.
+type topics[T any] struct {
+	listening atomic.Int32
+	mu        sync.Mutex
+	listeners map[ringback.ID]map[*listener[T]]bool
+}
+
+type listener[T any] struct{ heard chan T }
+
+func (t *topics[T]) publish(about ringback.ID, news T) {
+	if t.listening.Load() == 0 {
 		return
 	}
-	about := h.Project
-	if h.Kind == Stream {
-		about = h.ID
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for l := range b.listeners[about] {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for l := range t.listeners[about] {
 		select {
-		case l.hints <- h:
+		case l.heard <- news:
 		default: // It polls the store besides.
 		}
 	}
 }
 
-// Listen returns the hints about a project until stop is called. Those about
-// streams are not among them.
-func (b *Bus) Listen(project ringback.ID) (hints <-chan Hint, stop func()) {
-	return b.listen(project, depth)
-}
-
-// ListenStream returns the hints about the stream of a job until stop is called.
-// One stands for all that came before it was received.
-func (b *Bus) ListenStream(job ringback.ID) (hints <-chan Hint, stop func()) { return b.listen(job, 1) }
-
-func (b *Bus) listen(about ringback.ID, depth int) (<-chan Hint, func()) {
-	l := &listener{hints: make(chan Hint, depth)}
-	b.mu.Lock()
-	if b.listeners == nil {
-		b.listeners = make(map[ringback.ID]map[*listener]bool)
+func (t *topics[T]) listen(about ringback.ID, depth int) (<-chan T, func()) {
+	l := &listener[T]{heard: make(chan T, depth)}
+	t.mu.Lock()
+	if t.listeners == nil {
+		t.listeners = make(map[ringback.ID]map[*listener[T]]bool)
 	}
-	if b.listeners[about] == nil {
-		b.listeners[about] = make(map[*listener]bool)
+	if t.listeners[about] == nil {
+		t.listeners[about] = make(map[*listener[T]]bool)
 	}
-	b.listeners[about][l] = true
-	b.mu.Unlock()
-	b.listening.Add(1)
-	return l.hints, func() {
-		b.mu.Lock()
-		known := b.listeners[about][l]
-		delete(b.listeners[about], l)
-		if len(b.listeners[about]) == 0 {
-			delete(b.listeners, about)
+	t.listeners[about][l] = true
+	t.mu.Unlock()
+	t.listening.Add(1)
+	return l.heard, func() {
+		t.mu.Lock()
+		known := t.listeners[about][l]
+		delete(t.listeners[about], l)
+		if len(t.listeners[about]) == 0 {
+			delete(t.listeners, about)
 		}
-		b.mu.Unlock()
+		t.mu.Unlock()
 		if known {
-			b.listening.Add(-1)
+			t.listening.Add(-1)
 		}
 	}
 }

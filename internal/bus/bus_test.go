@@ -36,25 +36,28 @@ func TestBus(t *testing.T) {
 	}
 }
 
-// TestStreamHints: those about a job's stream go to who listens to it, and one
-// stands for many.
-func TestStreamHints(t *testing.T) {
+// TestParts: those of a job's stream go to who listens to it. A listener that is
+// slow loses some, and sees it.
+func TestParts(t *testing.T) {
 	var b bus.Bus
-	project, stopProject := b.Listen("p")
+	project, stopProject := b.Listen("v1_1")
 	defer stopProject()
-	stream, stop := b.ListenStream("v1_1")
-	other, stopOther := b.ListenStream("v1_2")
+	parts, stop := b.ListenParts("v1_1")
+	other, stopOther := b.ListenParts("v1_2")
 	defer stopOther()
-	for range 3 {
-		b.Publish(bus.Hint{Project: "p", Kind: bus.Stream, ID: "v1_1"})
+	for n := range int64(100) {
+		b.PublishPart("v1_1", bus.Part{First: n + 1, Last: n + 1, Data: []byte("x")})
 	}
-	if len(stream) != 1 || len(project) != 0 || len(other) != 0 {
-		t.Errorf("%d hints for the stream, %d for the project, %d for another", len(stream), len(project), len(other))
+	if len(parts) == 0 || len(parts) == 100 || len(project) != 0 || len(other) != 0 {
+		t.Errorf("%d parts of the stream, %d hints, %d parts of another", len(parts), len(project), len(other))
+	}
+	if p := <-parts; p.First != 1 || string(p.Data) != "x" {
+		t.Errorf("got %+v first", p)
 	}
 	stop()
-	<-stream
-	b.Publish(bus.Hint{Project: "p", Kind: bus.Stream, ID: "v1_1"})
-	if len(stream) != 0 {
-		t.Error("a hint arrived after stop")
+	waiting := len(parts)
+	b.PublishPart("v1_1", bus.Part{First: 101})
+	if len(parts) != waiting {
+		t.Error("a part arrived after stop")
 	}
 }

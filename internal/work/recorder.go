@@ -107,7 +107,7 @@ func (x *recorder) store(ctx context.Context, g store.StreamGroup) error {
 		return err
 	}
 	crash.At(crash.StreamRecorded)
-	x.r.Hints.Publish(bus.Hint{Project: x.job.Project, Kind: bus.Stream, ID: x.job.ID})
+	x.r.Hints.PublishPart(x.job.ID, bus.Part(g))
 	return nil
 }
 

@@ -310,7 +310,7 @@ func (r *Runner) Cancel(ctx context.Context, project, id ringback.ID) (*ringback
 		return nil, err
 	}
 	r.stop(id, errCancelled)
-	r.ended(j)
+	r.ended(id)
 	return r.Store.Job(ctx, project, id)
 }
 
@@ -331,14 +331,12 @@ func (r *Runner) Delete(ctx context.Context, project, id ringback.ID) error {
 		return err
 	}
 	r.stop(id, errLost)
-	r.ended(&ringback.Job{ID: id, Project: project})
+	r.ended(id)
 	return nil
 }
 
 // ended tells those who follow a job's stream that there may be no more of it.
-func (r *Runner) ended(j *ringback.Job) {
-	r.Hints.Publish(bus.Hint{Project: j.Project, Kind: bus.Stream, ID: j.ID})
-}
+func (r *Runner) ended(job ringback.ID) { r.Hints.PublishPart(job, bus.Part{}) }
 
 // stop cuts off a run in this process, if there is one.
 func (r *Runner) stop(id ringback.ID, why error) {
@@ -554,7 +552,7 @@ func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease,
 		}
 		break
 	}
-	r.ended(j)
+	r.ended(j.ID)
 	level := slog.LevelInfo
 	attrs := []slog.Attr{
 		slog.String("job", string(j.ID)), slog.String("kind", string(j.Kind)), slog.String("model", j.Model),
