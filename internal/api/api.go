@@ -84,8 +84,11 @@ type Config struct {
 	FileTTL                 time.Duration
 	// BatchTTL is after how long a batch that is not done expires; zero means 48 h.
 	BatchTTL time.Duration
-	Log      *slog.Logger
-	Now      func() time.Time
+	// AnswerWithin, if not zero, is how long a foreground interaction is waited for
+	// before the client is told to ask again.
+	AnswerWithin time.Duration
+	Log          *slog.Logger
+	Now          func() time.Time
 }
 
 type api struct {

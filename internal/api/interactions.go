@@ -35,6 +35,9 @@ func (a *api) createInteraction(c *call) (any, error) {
 	if err := genai.Decode(body, &q); err != nil {
 		return nil, invalid("%v", err)
 	}
+	if q.ContinuationToken != "" {
+		return a.continueInteraction(c, q.ContinuationToken)
+	}
 	spec, err := interactionSpec(&q)
 	if err != nil {
 		return nil, err
@@ -67,7 +70,7 @@ func (a *api) createInteraction(c *call) (any, error) {
 			err = a.Runner.Submit(c.Context(), j)
 		case unstored:
 			done, err = a.Runner.DoUnstored(c.Context(), j, nil)
-		case q.Stream:
+		case q.Stream || a.AnswerWithin > 0:
 			err = a.Runner.Begin(c.Context(), j)
 		default:
 			done, err = a.Runner.Do(c.Context(), j)
@@ -84,6 +87,8 @@ func (a *api) createInteraction(c *call) (any, error) {
 		return nil, err
 	case q.Stream:
 		return a.streamForeground(c, j, spec)
+	case a.AnswerWithin > 0 && !q.Background && !unstored:
+		return a.await(c, j.ID, 1)
 	}
 	return renderInteraction(done, spec, false)
 }
@@ -122,9 +127,14 @@ func interactionSpec(q *genai.CreateInteraction) (*genai.InteractionSpec, error)
 		return nil, invalid("previous_interaction_id: there is no such interaction")
 	}
 	for _, m := range q.ResponseModalities {
-		if !strings.EqualFold(m, "text") {
+		switch strings.ToLower(m) {
+		case "text", "image", "audio":
+		default:
 			return nil, unsupported(fmt.Sprintf("response_modalities %q", m), "")
 		}
+	}
+	if given(q.Environment) {
+		return nil, unsupported("environment", "")
 	}
 	for i, t := range q.Tools {
 		if t.Type != "function" {
@@ -353,6 +363,19 @@ func checkGeneration(g *genai.InteractionGeneration) error {
 	case "", "minimal", "low", "medium", "high":
 	default:
 		return invalid("generation_config.thinking_level: %q is none of minimal, low, medium, high", g.ThinkingLevel)
+	}
+	switch strings.ToLower(g.ThinkingSummaries) {
+	case "", "auto", "none":
+	default:
+		return invalid("generation_config.thinking_summaries: %q is neither auto nor none", g.ThinkingSummaries)
+	}
+	for _, f := range []struct {
+		name string
+		raw  json.RawMessage
+	}{{"speech_config", g.SpeechConfig}, {"image_config", g.ImageConfig}, {"video_config", g.VideoConfig}, {"transcription_config", g.Transcription}} {
+		if given(f.raw) {
+			return invalid("generation_config.%s: it is not supported by this version", f.name)
+		}
 	}
 	if !given(g.ToolChoice) {
 		return nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ringback.dev"
+	"ringback.dev/internal/api"
 	"ringback.dev/internal/genai"
 	"ringback.dev/internal/store"
 )
@@ -24,7 +25,7 @@ func TestInteractionsInTheForeground(t *testing.T) {
 	for _, c := range []struct{ name, body, event string }{
 		{"text", `{"model":"gemini-3.6-flash","input":"please say hello"}`, "interaction.completed"},
 		{"options", `{"model":"models/gemini-3.6-flash","input":"please say hello","service_tier":"FLEX","labels":{"team_a":"b c"},"store":true,
-			"safety_settings":[{"type":"hate_speech"}],"cached_content":"x","continuation_token":"t","response_modalities":["TEXT"]}`, "interaction.completed"},
+			"safety_settings":[{"type":"hate_speech"}],"cached_content":"x","response_modalities":["TEXT"]}`, "interaction.completed"},
 		{"function_call", `{"model":"gemini-3.6-flash","input":"weather?","tools":[{"type":"function","name":"get_weather","description":"d",
 			"parameters":{"type":"object","properties":{"city":{"type":"string"}}}}]}`, "interaction.requires_action"},
 		{"incomplete", `{"model":"gemini-3.6-flash","input":"cut it"}`, "interaction.completed interaction.incomplete"},
@@ -221,7 +222,11 @@ func TestInteractionsThatAreRefused(t *testing.T) {
 		{`"input":"hi","generation_config":{"tool_choice":{"allowed_tools":{"mode":"maybe"}}}`, `"maybe"`},
 		{`"input":"hi","generation_config":{"temperature":"hot"}`, "generation_config.temperature: expected a number"},
 		{`"input":"hi","generationConfig":{"maxOutputTokens":1.5}`, "generation_config.max_output_tokens: expected a whole number"},
-		{`"input":"hi","response_modalities":["image"]`, `response_modalities "image"`},
+		{`"input":"hi","response_modalities":["smell"]`, `response_modalities "smell"`},
+		{`"input":"hi","environment":{}`, "environment: it is not supported"},
+		{`"input":"hi","generation_config":{"speech_config":[{"voice":"x"}]}`, "generation_config.speech_config: it is not supported"},
+		{`"input":"hi","generation_config":{"thinking_summaries":"some"}`, `generation_config.thinking_summaries: "some" is neither`},
+		{`"continuation_token":"x"`, "continuation_token: it is none of this server"},
 		{`"input":"hi","response_format":{"type":"image"}`, "response_format: image"},
 		{`"input":"hi","response_format":"json"`, "response_format: "},
 		{`"input":"hi","response_mime_type":"image/png"`, `"image/png"`},
@@ -245,6 +250,40 @@ func TestInteractionsThatAreRefused(t *testing.T) {
 	if events, err := s.store.EventsAfter(t.Context(), s.project, store.EventFilter{}, 0, 10); err != nil || len(events) != 1 {
 		t.Errorf("%d events, %v; what is refused must leave none behind", len(events), err)
 	}
+}
+
+// A long answer in the foreground comes by instalments, if the server is told so:
+// each time under another token, in the end the interaction itself.
+func TestContinuation(t *testing.T) {
+	s := newServer(t, func(c *api.Config) { c.AnswerWithin = time.Millisecond })
+	first := s.create(`{"model":"slow","input":"hi"}`)
+	id, token := first.field("id"), first.field("continuation_token")
+	if first.field("status") != "requires_continuation" || token == "" || strings.Contains(first.body, "steps") {
+		t.Fatalf("got %s", first.body)
+	}
+	again := func(token string) answer {
+		return s.create(`{"model":"slow","previous_interaction_id":"` + id + `","continuation_token":"` + token + `"}`)
+	}
+	second := again(token)
+	if second.field("status") != "requires_continuation" || second.field("continuation_token") == token || second.field("id") != id {
+		t.Errorf("got %s, then %s", first.body, second.body)
+	}
+	<-s.asked
+	if got := s.status(id); got != "in_progress" {
+		t.Errorf("got %s", got)
+	}
+	if err := s.endJob(id); err != nil {
+		t.Fatal(err)
+	}
+	if last := again(second.field("continuation_token")); last.field("status") != "completed" || last.field("id") != id {
+		t.Errorf("got %s", last.body)
+	}
+	s.as(s.foreign, "POST", "/v1/interactions", `{"model":"slow","continuation_token":"`+token+`"}`).refused(404, "not_found", id)
+}
+
+// endJob ends an interaction as if its back-end had answered.
+func (s *server) endJob(id string) error {
+	return s.store.EndJob(s.t.Context(), ringback.ID(id), nil, &store.End{State: ringback.Completed, Output: []byte(`{"steps":[]}`), At: s.clock.Now()})
 }
 
 // Requests reach the back-end with what they ask for; the emulator obeys it.

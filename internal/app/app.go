@@ -130,7 +130,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	apiConfig := api.Config{
 		Store: a.store, Runner: a.runner, Pinger: emitter, Backend: models, Secrets: a.secrets,
 		CheckURI: func(uri string) error { return egress.CheckURI(uri, outside) },
-		Blobs:    a.blobs, PublicURL: strings.TrimRight(c.PublicURL, "/"), MaxFileBytes: c.MaxFileBytes, FileQuota: c.FileQuotaBytes, FileTTL: c.FileTTL, BatchTTL: c.BatchTTL,
+		Blobs:    a.blobs, PublicURL: strings.TrimRight(c.PublicURL, "/"), MaxFileBytes: c.MaxFileBytes, FileQuota: c.FileQuotaBytes, FileTTL: c.FileTTL, BatchTTL: c.BatchTTL, AnswerWithin: c.AnswerWithin,
 		MaxBody: c.MaxRequestBytes, Used: a.used.note, JWKS: a.signing.jwks, Log: log,
 		Manage: manage.Config{Bus: &a.hints, RotateSigningKeys: a.signing.rotate, RevokeSigningKey: a.signing.revoke, Wake: a.dispatcher.Wake,
 			Backoff: c.backoff(), Closing: a.closing},

@@ -47,9 +47,10 @@ type Config struct {
 	Retention     time.Duration   `yaml:"retention" default:"720h" help:"How long events and the log of their deliveries are kept, at least the retry window."`
 	SigningKeyAge time.Duration   `yaml:"signing_key_age" default:"2160h" help:"Age at which the key that signs callbacks to per-request addresses is replaced."`
 
-	MaxRunning      int   `yaml:"max_running" default:"256" help:"Background jobs that run at once."`
-	MaxBatches      int   `yaml:"max_batches" default:"32" help:"Batches that run at once."`
-	MaxRequestBytes int64 `yaml:"max_request_bytes" default:"20971520" help:"Largest request body, and largest row of a batch, that is accepted."`
+	MaxRunning      int           `yaml:"max_running" default:"256" help:"Background jobs that run at once."`
+	MaxBatches      int           `yaml:"max_batches" default:"32" help:"Batches that run at once."`
+	AnswerWithin    time.Duration `yaml:"answer_within" help:"How long a client waits for an interaction in the foreground before it is told to ask again (requires_continuation), which @google/genai 3 and google.golang.org/genai do by themselves; 0 waits for ever. Set it below the time-out of a proxy."`
+	MaxRequestBytes int64         `yaml:"max_request_bytes" default:"20971520" help:"Largest request body, and largest row of a batch, that is accepted."`
 
 	MaxFileBytes   int64         `yaml:"max_file_bytes" default:"2147483648" help:"Largest file that can be uploaded."`
 	FileQuotaBytes int64         `yaml:"file_quota_bytes" default:"21474836480" help:"Bytes that a project's uploaded files may have together. Results don't count."`
@@ -57,6 +58,7 @@ type Config struct {
 
 	BatchTTL  time.Duration `yaml:"batch_ttl" name:"batch-ttl" default:"48h" help:"Age at which a batch that is not done expires."`
 	ResultTTL time.Duration `yaml:"result_ttl" name:"result-ttl" default:"720h" help:"How long the result files of batches are kept."`
+	JobTTL    time.Duration `yaml:"job_ttl" name:"job-ttl" default:"1320h" help:"How long interactions and other jobs are kept after their end."`
 
 	OpenAIURL string `yaml:"openai_url" name:"openai-url" placeholder:"URL" help:"OpenAI-compatible server for all models that the file does not route, such as http://127.0.0.1:8000/v1."`
 	OpenAIKey string `yaml:"openai_key" name:"openai-key" placeholder:"KEY" help:"API key for --openai-url."`
@@ -124,7 +126,7 @@ func (c Config) withDefaults() Config {
 	}{
 		{&c.RetryWindow, 24 * time.Hour}, {&c.DisableAfter, 24 * time.Hour}, {&c.StallAfter, time.Hour},
 		{&c.Retention, 30 * 24 * time.Hour}, {&c.FileTTL, 48 * time.Hour},
-		{&c.BatchTTL, 48 * time.Hour}, {&c.ResultTTL, 30 * 24 * time.Hour}, {&c.SigningKeyAge, 90 * 24 * time.Hour},
+		{&c.BatchTTL, 48 * time.Hour}, {&c.ResultTTL, 30 * 24 * time.Hour}, {&c.JobTTL, 55 * 24 * time.Hour}, {&c.SigningKeyAge, 90 * 24 * time.Hour},
 	} {
 		if *d.value == 0 {
 			*d.value = d.standard
@@ -179,6 +181,7 @@ func (c *Config) check() error {
 		{"file_ttl", c.FileTTL, time.Minute, 10 * 365 * 24 * time.Hour},
 		{"batch_ttl", c.BatchTTL, time.Minute, 10 * 365 * 24 * time.Hour},
 		{"result_ttl", c.ResultTTL, time.Minute, 10 * 365 * 24 * time.Hour},
+		{"job_ttl", c.JobTTL, time.Minute, 10 * 365 * 24 * time.Hour},
 		{"signing_key_age", c.SigningKeyAge, time.Hour, 10 * 365 * 24 * time.Hour},
 	} {
 		if d.value < d.low || d.value > d.high {
@@ -207,6 +210,9 @@ func (c *Config) check() error {
 	}
 	if _, err := c.outside(); err != nil {
 		return err
+	}
+	if c.AnswerWithin < 0 {
+		return fmt.Errorf("answer_within: %s is negative", c.AnswerWithin)
 	}
 	if c.Grace < 0 {
 		return fmt.Errorf("grace: %s is negative", c.Grace)

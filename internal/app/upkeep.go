@@ -41,7 +41,7 @@ func (k *keysUsed) take() map[ringback.ID]time.Time {
 }
 
 // upkeep does what must be done from time to time: it stores when keys were used,
-// removes expired secrets and old events, and replaces old signing keys. What
+// removes expired secrets, old events and old jobs, and replaces old signing keys. What
 // fails is logged and done the next time.
 func (a *App) upkeep(ctx context.Context) error {
 	tick := time.NewTicker(upkeepEvery)
@@ -56,6 +56,9 @@ func (a *App) upkeep(ctx context.Context) error {
 			a.log.Error("look after the signing keys", "error", err)
 		}
 		a.sweep(ctx, now)
+		if err := a.sweepJobs(ctx, now); err != nil && ctx.Err() == nil {
+			a.log.Error("remove old jobs", "error", err)
+		}
 		if err := a.sweepBatches(ctx); err != nil && ctx.Err() == nil {
 			a.log.Error("remove the rows of ended batches", "error", err)
 		}
@@ -101,6 +104,24 @@ func (a *App) sweep(ctx context.Context, now time.Time) {
 	if removed > 0 {
 		a.log.Info("old events removed", "events", removed, "deliveries_not_ended", lost, "older_than", a.config.Retention)
 	}
+}
+
+// sweepJobs removes jobs that ended long ago, page by page.
+func (a *App) sweepJobs(ctx context.Context, now time.Time) error {
+	removed := 0
+	for _, k := range []ringback.Kind{ringback.KindInteraction, ringback.KindBatch, ringback.KindVideo} {
+		for n := sweepPage; n == sweepPage; {
+			var err error
+			if n, err = a.store.SweepJobs(ctx, k, now.Add(-a.config.JobTTL), sweepPage); err != nil {
+				return err
+			}
+			removed += n
+		}
+	}
+	if removed > 0 {
+		a.log.Info("old jobs removed", "jobs", removed, "ended_before", a.config.JobTTL)
+	}
+	return nil
 }
 
 // sweepBatches removes what batches that have ended left in the store: their

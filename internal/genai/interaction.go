@@ -20,6 +20,16 @@ type CreateInteraction struct {
 	WebhookConfig         json.RawMessage        `json:"webhook_config,omitempty"`
 	ServiceTier           string                 `json:"service_tier,omitempty"`
 	Labels                map[string]string      `json:"labels,omitempty"`
+	SafetySettings        []InteractionSafety    `json:"safety_settings,omitempty"`
+	Environment           json.RawMessage        `json:"environment,omitempty"`
+	ContinuationToken     string                 `json:"continuation_token,omitempty"`
+}
+
+// InteractionSafety is an entry of safety_settings, whose values are in lower case.
+type InteractionSafety struct {
+	Type      string `json:"type,omitempty"`
+	Threshold string `json:"threshold,omitempty"`
+	Method    string `json:"method,omitempty"`
 }
 
 // InteractionTool is a tool (§5.6). Only type "function" runs at the caller's.
@@ -32,15 +42,21 @@ type InteractionTool struct {
 
 // InteractionGeneration is generation_config (§5.7). ToolChoice is a mode or an object.
 type InteractionGeneration struct {
-	Temperature      *float64        `json:"temperature,omitempty"`
-	TopP             *float64        `json:"top_p,omitempty"`
-	MaxOutputTokens  *int            `json:"max_output_tokens,omitempty"`
-	Seed             *int64          `json:"seed,omitempty"`
-	StopSequences    []string        `json:"stop_sequences,omitempty"`
-	PresencePenalty  *float64        `json:"presence_penalty,omitempty"`
-	FrequencyPenalty *float64        `json:"frequency_penalty,omitempty"`
-	ThinkingLevel    string          `json:"thinking_level,omitempty"`
-	ToolChoice       json.RawMessage `json:"tool_choice,omitempty"`
+	Temperature      *float64 `json:"temperature,omitempty"`
+	TopP             *float64 `json:"top_p,omitempty"`
+	MaxOutputTokens  *int     `json:"max_output_tokens,omitempty"`
+	Seed             *int64   `json:"seed,omitempty"`
+	StopSequences    []string `json:"stop_sequences,omitempty"`
+	PresencePenalty  *float64 `json:"presence_penalty,omitempty"`
+	FrequencyPenalty *float64 `json:"frequency_penalty,omitempty"`
+	ThinkingLevel    string   `json:"thinking_level,omitempty"`
+	// ThinkingSummaries is "auto" or "none".
+	ThinkingSummaries string          `json:"thinking_summaries,omitempty"`
+	ToolChoice        json.RawMessage `json:"tool_choice,omitempty"`
+	SpeechConfig      json.RawMessage `json:"speech_config,omitempty"`
+	ImageConfig       json.RawMessage `json:"image_config,omitempty"`
+	VideoConfig       json.RawMessage `json:"video_config,omitempty"`
+	Transcription     json.RawMessage `json:"transcription_config,omitempty"`
 }
 
 // AllowedTools is the object form of tool_choice.
@@ -138,6 +154,7 @@ type Interaction struct {
 	Errors                []InteractionError `json:"errors,omitempty"`
 	Labels                map[string]string  `json:"labels,omitempty"`
 	WebhookConfig         json.RawMessage    `json:"webhook_config,omitempty"`
+	ContinuationToken     string             `json:"continuation_token,omitempty"`
 }
 
 // WebhookConfig names the receivers of one job's events (wire contract §3).

@@ -53,13 +53,13 @@ func (r *Runner) runInteraction(ctx context.Context, j *ringback.Job, lease ring
 		e := backend.AsError(err)
 		return failedInteraction(interactionCode(e.Kind), e.Message)
 	}
-	t := newTalk(func(*genai.InteractionEvent) error { return nil })
+	t := newTalk(&spec, func(*genai.InteractionEvent) error { return nil })
 	return conclude(&spec, t, t.chunk(resp))
 }
 
 // streamInteraction runs an interaction whose answer is told as it comes.
 func (r *Runner) streamInteraction(ctx context.Context, j *ringback.Job, lease ringback.Lease, spec *genai.InteractionSpec, req *genai.GenerateContentRequest, tell func(*genai.InteractionEvent) error) (Result, error) {
-	t := newTalk(tell)
+	t := newTalk(spec, tell)
 	if tell != nil {
 		return r.converse(ctx, j, spec, req, t)
 	}
@@ -251,12 +251,34 @@ func resultObject(s *genai.Step) (json.RawMessage, error) {
 	return json.Marshal(map[string]json.RawMessage{key: result})
 }
 
+// safetySetting and thinkingConfig are those of the classic surface (§8.2).
+type safetySetting struct {
+	Category  string `json:"category"`
+	Threshold string `json:"threshold,omitempty"`
+	Method    string `json:"method,omitempty"`
+}
+
+type thinkingConfig struct {
+	ThinkingLevel   string `json:"thinkingLevel,omitempty"`
+	IncludeThoughts bool   `json:"includeThoughts,omitempty"`
+}
+
 func applyGeneration(req *genai.GenerateContentRequest, spec *genai.InteractionSpec) error {
+	for _, s := range spec.SafetySettings {
+		raw, err := json.Marshal(safetySetting{"HARM_CATEGORY_" + strings.ToUpper(s.Type), strings.ToUpper(s.Threshold), strings.ToUpper(s.Method)})
+		if err != nil {
+			return err
+		}
+		req.SafetySettings = append(req.SafetySettings, raw)
+	}
 	g := spec.GenerationConfig
-	if g == nil && !spec.JSON {
+	if g == nil && !spec.JSON && spec.ResponseModalities == nil {
 		return nil
 	}
 	c := &genai.GenerationConfig{}
+	for _, m := range spec.ResponseModalities {
+		c.ResponseModalities = append(c.ResponseModalities, strings.ToUpper(m))
+	}
 	req.GenerationConfig = c
 	if spec.JSON {
 		c.ResponseMimeType, c.ResponseJSONSchema = "application/json", spec.Schema
@@ -266,12 +288,12 @@ func applyGeneration(req *genai.GenerateContentRequest, spec *genai.InteractionS
 	}
 	c.Temperature, c.TopP, c.MaxOutputTokens, c.Seed = g.Temperature, g.TopP, g.MaxOutputTokens, g.Seed
 	c.StopSequences, c.PresencePenalty, c.FrequencyPenalty = g.StopSequences, g.PresencePenalty, g.FrequencyPenalty
-	if g.ThinkingLevel != "" {
-		level, err := json.Marshal(map[string]string{"thinkingLevel": strings.ToLower(g.ThinkingLevel)})
+	if g.ThinkingLevel != "" || strings.EqualFold(g.ThinkingSummaries, "auto") {
+		thinking, err := json.Marshal(thinkingConfig{strings.ToLower(g.ThinkingLevel), strings.EqualFold(g.ThinkingSummaries, "auto")})
 		if err != nil {
 			return err
 		}
-		c.ThinkingConfig = level
+		c.ThinkingConfig = thinking
 	}
 	if g.ToolChoice == nil {
 		return nil

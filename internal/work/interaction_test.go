@@ -109,7 +109,7 @@ func TestInteractionResult(t *testing.T) {
 			if err := json.Unmarshal([]byte(c.answer), &resp); err != nil {
 				t.Fatal(err)
 			}
-			talk := newTalk(func(*genai.InteractionEvent) error { return nil })
+			talk := newTalk(&genai.InteractionSpec{}, func(*genai.InteractionEvent) error { return nil })
 			r, err := conclude(&genai.InteractionSpec{}, talk, talk.chunk(&resp))
 			if err != nil {
 				t.Fatal(err)

@@ -31,6 +31,8 @@ type talk struct {
 	heard []heardStep
 	shift int
 
+	// unsaid: thoughts are not told (generation_config.thinking_summaries).
+	unsaid   bool
 	finish   string
 	feedback *genai.PromptFeedback
 	usage    *genai.UsageMetadata
@@ -55,8 +57,12 @@ type heardStep struct {
 // segment is deltas of a kind that follow each other. Those of text are as one.
 type segment struct{ kind, text string }
 
-func newTalk(tell func(*genai.InteractionEvent) error) *talk {
-	return &talk{tell: tell, content: make(map[int]*stepText), calls: make(map[int]int)}
+func newTalk(spec *genai.InteractionSpec, tell func(*genai.InteractionEvent) error) *talk {
+	t := &talk{tell: tell, content: make(map[int]*stepText), calls: make(map[int]int)}
+	if g := spec.GenerationConfig; g != nil {
+		t.unsaid = strings.EqualFold(g.ThinkingSummaries, "none")
+	}
+	return t
 }
 
 // split cuts a delta into its kind and its text. The deltas of media are JSON.
@@ -338,11 +344,14 @@ func (t *talk) part(p *genai.Part) error {
 
 // thought takes in a piece of a thought, or its signature, which ends it.
 func (t *talk) thought(p *genai.Part) error {
+	if t.unsaid && p.ThoughtSignature == "" {
+		return nil
+	}
 	i, err := t.current(genai.StepThought)
 	if err != nil {
 		return err
 	}
-	if p.Text != nil && *p.Text != "" {
+	if p.Text != nil && *p.Text != "" && !t.unsaid {
 		t.content[i].text.WriteString(*p.Text)
 		if err := t.add(i, joined(genai.DeltaThought, *p.Text)); err != nil {
 			return err

@@ -103,7 +103,7 @@ func heard(out genai.InteractionOutput) []string {
 // run talks through an answer and returns the events.
 func (l *listener) run(chunks []*genai.GenerateContentResponse, earlier []*genai.InteractionEvent) ([]*genai.InteractionEvent, genai.InteractionOutput) {
 	var events []*genai.InteractionEvent
-	t := newTalk(func(e *genai.InteractionEvent) error {
+	t := newTalk(&genai.InteractionSpec{}, func(e *genai.InteractionEvent) error {
 		b, err := genai.AppendEvent(nil, 1, e)
 		if err != nil {
 			return err
@@ -193,7 +193,7 @@ func TestTalkDiverges(t *testing.T) {
 // the answer.
 func TestTalkOfCalls(t *testing.T) {
 	var said []string
-	talk := newTalk(func(e *genai.InteractionEvent) error {
+	talk := newTalk(&genai.InteractionSpec{}, func(e *genai.InteractionEvent) error {
 		b, err := json.Marshal(e)
 		said = append(said, string(b))
 		return err

@@ -90,6 +90,13 @@ func (b *Backend) Stream(ctx context.Context, req *backend.Request) iter.Seq2[*g
 
 // answer makes the whole answer.
 func answer(req *backend.Request, rule *Rule) (*genai.GenerateContentResponse, error) {
+	if g := req.Body.GenerationConfig; g != nil {
+		for _, m := range g.ResponseModalities {
+			if !strings.EqualFold(m, "TEXT") {
+				return nil, &backend.Error{Kind: backend.InvalidRequest, Message: fmt.Sprintf("generationConfig.responseModalities: the emulator makes text only, not %s", m)}
+			}
+		}
+	}
 	var parts []genai.Part
 	reason := genai.FinishStop
 	switch {
