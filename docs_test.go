@@ -423,6 +423,7 @@ func TestScenarioDoesWhatItSays(t *testing.T) {
 		{"other", "What is the capital of France?", "[ringback emulator]", "STOP", "", 0},
 		{"m", "Tell me a long story.", "Once upon a time", "MAX_TOKENS", "", 0},
 		{"m", "WEATHER IN PARIS", `get_weather{"days":3,"location":"Paris"}`, "STOP", "", 0},
+		{"m", "Please plan my trip.", "I need the weather and the time.", "STOP", "", 0},
 		{"broken-1", "hello", "", "", backend.Unavailable, 0},
 		{"busy-model", "hello", "", "", backend.RateLimited, 3 * time.Second},
 		{"busy-model", "hello", "", "", backend.RateLimited, 3 * time.Second},

@@ -125,6 +125,73 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// TestThoughtAndCalls: a thought comes first, calls that are alike differ in their
+// ids, and a stream says the same, in pieces if they are wanted.
+func TestThoughtAndCalls(t *testing.T) {
+	b := scenario(t, "rules:\n  - {thought: one two, function_calls: [{name: f, args: {a: 1, b: x}}, {name: f, args: {a: 1, b: x}}, {name: g}]}\n")
+	r, err := b.Generate(t.Context(), ask("m", "x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := r.Candidates[0].Content.Parts
+	if len(whole) != 4 || !whole[0].Thought || *whole[0].Text != "one two" || whole[0].ThoughtSignature == "" {
+		t.Fatalf("got %+v", whole)
+	}
+	ids := make(map[string]bool)
+	for _, p := range whole[1:] {
+		ids[p.FunctionCall.ID] = true
+	}
+	if len(ids) != 3 || string(whole[2].FunctionCall.Args) != `{"a":1,"b":"x"}` || string(whole[3].FunctionCall.Args) != "{}" {
+		t.Errorf("got calls %+v, %+v, %+v", whole[1].FunctionCall, whole[2].FunctionCall, whole[3].FunctionCall)
+	}
+	for _, pieces := range []bool{false, true} {
+		q := ask("m", "x")
+		q.Pieces = pieces
+		var told []genai.Part
+		var last *genai.GenerateContentResponse
+		chunks := 0
+		for chunk, err := range b.Stream(t.Context(), q) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = chunk
+			chunks++
+			p := chunk.Candidates[0].Content.Parts[0]
+			switch {
+			case p.Thought && len(told) > 0:
+				text := *told[0].Text + *p.Text
+				told[0].Text, told[0].ThoughtSignature = &text, p.ThoughtSignature
+			case p.CallPiece == nil:
+				told = append(told, p)
+			default:
+				if p.CallPiece.Index == len(told)-1 {
+					told = append(told, genai.Part{FunctionCall: &genai.FunctionCall{ID: p.CallPiece.ID, Name: p.CallPiece.Name}})
+				}
+				f := told[p.CallPiece.Index+1].FunctionCall
+				f.Args = append(f.Args, p.CallPiece.Arguments...)
+			}
+		}
+		got, err := json.Marshal(told)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := json.Marshal(whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(got) != string(want) || last.UsageMetadata == nil || last.Candidates[0].FinishReason != genai.FinishStop {
+			t.Errorf("pieces %v:\n got %s\nwant %s", pieces, got, want)
+		}
+		if n := map[bool]int{false: 5, true: 11}[pieces]; chunks != n {
+			t.Errorf("pieces %v: %d chunks, want %d", pieces, chunks, n)
+		}
+	}
+	text, _ := answer(t, b, `{"contents":[{"parts":[{"text":"x"}]},{"parts":[{"functionResponse":{"name":"f","response":{"v":1}}}]}]}`)
+	if !strings.HasPrefix(text, "[ringback emulator]") {
+		t.Errorf("with a result: got %q", text)
+	}
+}
+
 func TestStreamIsLeftEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := scenario(t, "rules:\n  - {text: one two three, delay: 1m, chunk_delay: 1h}\n")

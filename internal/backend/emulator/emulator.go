@@ -74,7 +74,7 @@ func (b *Backend) Stream(ctx context.Context, req *backend.Request) iter.Seq2[*g
 			yield(nil, err)
 			return
 		}
-		for i, chunk := range chunks(whole) {
+		for i, chunk := range chunks(whole, req.Pieces) {
 			if i > 0 {
 				if err := rule.wait(ctx, rule.chunkDelay()); err != nil {
 					yield(nil, err)
@@ -99,16 +99,23 @@ func answer(req *backend.Request, rule *Rule) (*genai.GenerateContentResponse, e
 	}
 	var parts []genai.Part
 	reason := genai.FinishStop
-	switch {
-	case rule != nil && rule.FunctionCall != nil:
-		args, err := json.Marshal(rule.FunctionCall.Args)
+	calls := rule.calls()
+	for i := range calls {
+		args, err := json.Marshal(calls[i].Args)
 		if err != nil {
-			return nil, fmt.Errorf("scenario: arguments of %s: %w", rule.FunctionCall.Name, err)
+			return nil, fmt.Errorf("scenario: arguments of %s: %w", calls[i].Name, err)
 		}
-		if rule.FunctionCall.Args == nil {
+		if calls[i].Args == nil {
 			args = []byte("{}")
 		}
-		parts = []genai.Part{call(rule.FunctionCall.Name, args)}
+		part := call(calls[i].Name, args)
+		if i > 0 { // Two calls may be alike, but not their ids.
+			part.FunctionCall.ID += fmt.Sprintf("_%d", i)
+		}
+		parts = append(parts, part)
+	}
+	switch {
+	case parts != nil:
 	case rule != nil && rule.Text != "":
 		parts = []genai.Part{genai.TextPart(rule.Text)}
 	default:
@@ -127,9 +134,7 @@ func answer(req *backend.Request, rule *Rule) (*genai.GenerateContentResponse, e
 		}
 	}
 	if rule != nil && rule.Thought != "" {
-		thought := genai.TextPart(rule.Thought)
-		thought.Thought = true
-		parts = append([]genai.Part{thought}, parts...)
+		parts = append([]genai.Part{{Thought: true, Text: &rule.Thought, ThoughtSignature: signature}}, parts...)
 	}
 	content := &genai.Content{Role: "model", Parts: parts}
 	in := backend.EstimateTokens(req.Body)
@@ -232,9 +237,12 @@ func call(name string, args []byte) genai.Part {
 	return genai.Part{FunctionCall: &genai.FunctionCall{ID: fmt.Sprintf("call_%08x", h.Sum32()), Name: name, Args: args}}
 }
 
-// chunks cuts an answer after each word; the last chunk carries the finish
-// reason and the usage.
-func chunks(whole *genai.GenerateContentResponse) []*genai.GenerateContentResponse {
+// signature stands for what lets a model read its own thoughts again: "emulated".
+const signature = "ZW11bGF0ZWQ="
+
+// chunks cuts an answer after each word, and if pieces are wanted each call after
+// each colon and comma; the last chunk carries the finish reason and the usage.
+func chunks(whole *genai.GenerateContentResponse, pieces bool) []*genai.GenerateContentResponse {
 	var out []*genai.GenerateContentResponse
 	add := func(p genai.Part) {
 		out = append(out, &genai.GenerateContentResponse{
@@ -242,15 +250,32 @@ func chunks(whole *genai.GenerateContentResponse) []*genai.GenerateContentRespon
 			ModelVersion: whole.ModelVersion, ResponseID: whole.ResponseID,
 		})
 	}
+	calls := 0
 	for _, part := range whole.Candidates[0].Content.Parts {
-		if part.Text == nil {
+		switch {
+		case part.Text != nil:
+			words := strings.SplitAfter(*part.Text, " ")
+			for i, w := range words {
+				p := genai.Part{Text: &w, Thought: part.Thought}
+				if i == len(words)-1 {
+					p.ThoughtSignature = part.ThoughtSignature
+				}
+				add(p)
+			}
+		case part.FunctionCall != nil && pieces:
+			p := genai.CallPiece{Index: calls, ID: part.FunctionCall.ID, Name: part.FunctionCall.Name}
+			for args := string(part.FunctionCall.Args); args != ""; p.ID, p.Name = "", "" {
+				n := strings.IndexAny(args, ":,") + 1
+				if n == 0 {
+					n = len(args)
+				}
+				p.Arguments, args = args[:n], args[n:]
+				piece := p
+				add(genai.Part{CallPiece: &piece})
+			}
+			calls++
+		default:
 			add(part)
-			continue
-		}
-		for word := range strings.SplitAfterSeq(*part.Text, " ") {
-			piece := part
-			piece.Text = &word
-			add(piece)
 		}
 	}
 	last := out[len(out)-1]

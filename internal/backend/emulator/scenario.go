@@ -22,23 +22,24 @@ type Scenario struct {
 }
 
 // Rule says what happens to the requests that match it. At most one of Text,
-// FunctionCall, Error and RateLimit is set; Delay goes with any.
+// FunctionCall, FunctionCalls, Error and RateLimit is set; Delay goes with any.
 type Rule struct {
-	Match Match `yaml:"match"`
-	// Thought comes before the answer.
-	Thought      string        `yaml:"thought"`
-	Text         string        `yaml:"text"`
-	FunctionCall *FunctionCall `yaml:"function_call"`
-	Error        *Failure      `yaml:"error"`
-	RateLimit    *RateLimit    `yaml:"rate_limit"`
-	FinishReason string        `yaml:"finish_reason"`
+	Match Match  `yaml:"match"`
+	Text  string `yaml:"text"`
+	// Thought comes before a text or calls.
+	Thought       string         `yaml:"thought"`
+	FunctionCall  *FunctionCall  `yaml:"function_call"`
+	FunctionCalls []FunctionCall `yaml:"function_calls"`
+	Error         *Failure       `yaml:"error"`
+	RateLimit     *RateLimit     `yaml:"rate_limit"`
+	FinishReason  string         `yaml:"finish_reason"`
 	// Delay is how long the answer takes, ChunkDelay the time between the chunks
 	// of a stream.
 	Delay      time.Duration `yaml:"delay"`
 	ChunkDelay time.Duration `yaml:"chunk_delay"`
 
-	prompt *regexp.Regexp
-	calls  atomic.Int64
+	prompt  *regexp.Regexp
+	limited atomic.Int64
 }
 
 // Match holds the conditions of a rule, all of which must hold; an empty one
@@ -49,6 +50,17 @@ type Match struct {
 	// Prompt is a part of the last turn's text, or a regular expression between
 	// slashes.
 	Prompt string `yaml:"prompt"`
+}
+
+// calls are the calls that a rule scripts.
+func (r *Rule) calls() []FunctionCall {
+	switch {
+	case r == nil:
+		return nil
+	case r.FunctionCall != nil:
+		return []FunctionCall{*r.FunctionCall}
+	}
+	return r.FunctionCalls
 }
 
 // FunctionCall is a scripted call. It is made only while the last turn brings no
@@ -114,16 +126,21 @@ func (r *Rule) check() error {
 		}
 	}
 	set := 0
-	for _, is := range []bool{r.Text != "", r.FunctionCall != nil, r.Error != nil, r.RateLimit != nil} {
+	for _, is := range []bool{r.Text != "", r.FunctionCall != nil, r.FunctionCalls != nil, r.Error != nil, r.RateLimit != nil} {
 		if is {
 			set++
 		}
 	}
 	if set > 1 {
-		return errors.New("only one of text, function_call, error and rate_limit can be given")
+		return errors.New("only one of text, function_call, function_calls, error and rate_limit can be given")
 	}
 	if r.FunctionCall != nil && r.FunctionCall.Name == "" {
 		return errors.New("function_call.name is missing")
+	}
+	for i := range r.FunctionCalls {
+		if r.FunctionCalls[i].Name == "" {
+			return fmt.Errorf("function_calls[%d].name is missing", i)
+		}
 	}
 	if r.Error != nil {
 		switch r.Error.Kind {
@@ -158,7 +175,7 @@ func (s *Scenario) match(req *backend.Request) *Rule {
 		if r.prompt == nil && !strings.Contains(prompt, r.Match.Prompt) {
 			continue
 		}
-		if r.FunctionCall != nil && answered {
+		if len(r.calls()) > 0 && answered {
 			continue
 		}
 		return r
@@ -177,7 +194,7 @@ func (r *Rule) fail() error {
 			message = "the emulator was told to fail"
 		}
 		return &backend.Error{Kind: r.Error.Kind, Message: message}
-	case r.RateLimit != nil && r.calls.Add(1) <= r.RateLimit.Times:
+	case r.RateLimit != nil && r.limited.Add(1) <= r.RateLimit.Times:
 		return &backend.Error{Kind: backend.RateLimited, Message: "the emulator was told to limit the rate", RetryAfter: r.RateLimit.RetryAfter}
 	}
 	return nil
