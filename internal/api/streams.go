@@ -29,12 +29,16 @@ type eventWriter struct {
 	control *http.ResponseController
 }
 
+// newEventWriter begins a stream. The headers leave at once: until they come the
+// SDKs give their callers no stream, and the first event may be long in coming.
 func newEventWriter(w http.ResponseWriter) *eventWriter {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // What nginx would gather.
 	w.WriteHeader(http.StatusOK)
-	return &eventWriter{w, http.NewResponseController(w)}
+	x := &eventWriter{w, http.NewResponseController(w)}
+	_ = x.send(nil) // If it can't be sent, the first event can't.
+	return x
 }
 
 // send writes what was made by genai.AppendEvent, and has it leave at once.

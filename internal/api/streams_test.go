@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -190,6 +191,24 @@ func TestCancelWhileStreaming(t *testing.T) {
 	e := follower.next()
 	if e == nil || e.Type != genai.EventCompleted || e.Interaction.Status != "cancelled" || follower.next() != nil {
 		t.Errorf("after the cancel: got %+v", e)
+	}
+}
+
+// Whoever has all there is so far is answered at once nevertheless: until then the
+// SDKs give their callers no stream.
+func TestFollowingWithoutNews(t *testing.T) {
+	s := newServer(t)
+	first := s.open("POST", "/v1/interactions", `{"model":"slow","input":"hi","stream":true,"background":true}`)
+	id := first.next().Interaction.ID
+	<-s.asked
+	begin := time.Now()
+	follower := s.open("GET", "/v1/interactions/"+id+"?stream=true&last_event_id=e2", "")
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("the headers came after %s", took)
+	}
+	s.do("POST", "/v1/interactions/"+id+"/cancel", "").ok()
+	if e := follower.next(); e == nil || e.Type != genai.EventCompleted {
+		t.Errorf("got %+v", e)
 	}
 }
 
