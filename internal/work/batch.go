@@ -249,8 +249,8 @@ func (x *batchRun) runShards(ctx context.Context, cancel context.CancelCauseFunc
 	x.rows.Wait()
 	x.journal.close()
 	journal.Wait()
-	if err == nil && ctx.Err() != nil {
-		err = context.Cause(ctx) // The last rows were cut off.
+	if ctx.Err() != nil {
+		err = context.Cause(ctx) // What failed since, failed because of that.
 	}
 	if held := x.journal.held(); len(held) > 0 {
 		if e := x.Store.RenewShards(context.WithoutCancel(ctx), x.job.ID, held, x.Now()); e != nil {

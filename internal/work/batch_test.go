@@ -311,6 +311,57 @@ func TestCancelKeepsWhatIsFinished(t *testing.T) {
 	}
 }
 
+// interrupting cancels a batch when it is about to read something of it, once.
+type interrupting struct {
+	store.Store
+	once   sync.Once
+	where  string
+	cancel func(ringback.ID)
+}
+
+func (s *interrupting) at(where string, id ringback.ID) {
+	if where == s.where {
+		s.once.Do(func() { s.cancel(id) })
+	}
+}
+
+func (s *interrupting) Batch(ctx context.Context, project, id ringback.ID) (*ringback.Batch, error) {
+	s.at("Batch", id)
+	return s.Store.Batch(ctx, project, id)
+}
+
+func (s *interrupting) ShardRows(ctx context.Context, id ringback.ID, shard int) ([][]byte, error) {
+	s.at("ShardRows", id)
+	return s.Store.ShardRows(ctx, id, shard)
+}
+
+func (s *interrupting) Shards(ctx context.Context, id ringback.ID) ([]store.ShardStatus, error) {
+	s.at("Shards", id)
+	return s.Store.Shards(ctx, id)
+}
+
+// TestCancelWhileTheStoreIsRead: a batch ends at once also if the request to cancel
+// it comes while the store is read, which fails then.
+func TestCancelWhileTheStoreIsRead(t *testing.T) {
+	for _, where := range []string{"Batch", "ShardRows", "Shards"} {
+		t.Run(where, func(t *testing.T) {
+			m, _ := hanging(0)
+			s := &interrupting{where: where}
+			w := newBatchWorld(t, m, func(c *work.Config) { s.Store, c.Store = c.Store, s })
+			s.cancel = func(id ringback.ID) {
+				if err := w.r.CancelBatch(t.Context(), "p", id); err != nil {
+					t.Error(err)
+				}
+			}
+			begin := time.Now()
+			w.submitBatch(numbered(3), nil)
+			if j := w.wait(); j.State != ringback.Cancelled || time.Since(begin) > 4*time.Second {
+				t.Errorf("it ended %s after %s", j.State, time.Since(begin))
+			}
+		})
+	}
+}
+
 func (w *batchWorld) until(what string, fact func() bool) {
 	w.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !fact(); {

@@ -478,6 +478,9 @@ func (r *Runner) run(c store.ClaimedJob) {
 	crash.At(crash.JobClaimed)
 	res, err := r.execute(ctx, c.Job, c.Lease)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx) // What failed since, failed because of that.
+		}
 		r.release(c.Job, c.Lease, err)
 		return
 	}
