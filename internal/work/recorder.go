@@ -102,6 +102,9 @@ func (x *recorder) store(ctx context.Context, g store.StreamGroup) error {
 	stopped, done := context.WithCancel(context.WithoutCancel(ctx))
 	defer done()
 	defer context.AfterFunc(x.r.cutOff, done)()
+	if err := x.r.birth(x.job.ID).wait(); err != nil {
+		return ringback.Stale // The job was not stored.
+	}
 	err := x.r.untilStored(stopped, "the stream of an interaction", x.job.ID, func() error { return x.r.Store.AppendStream(stopped, x.job.ID, x.lease, g) })
 	if err != nil {
 		return err

@@ -104,6 +104,7 @@ type Runner struct {
 type underWay struct {
 	token  int64
 	cancel context.CancelCauseFunc
+	birth  *birth
 }
 
 // New returns a Runner that claims nothing before Run.
@@ -248,16 +249,53 @@ func (r *Runner) submit(j *ringback.Job, create func(*ringback.Lease) error) err
 }
 
 // Begin stores a foreground job and starts it. Nobody's place is taken for it, since
-// a client waits. If the process dies it is run again like a background job.
+// a client waits; and for the same reason it runs while it is being stored, though
+// nothing of it is told before it is. If the process dies it is run again like a
+// background job.
 func (r *Runner) Begin(ctx context.Context, j *ringback.Job) error {
 	now := r.Now()
 	j.Created, j.Updated = now, now
 	lease := r.born(j, now)
-	if err := r.Store.CreateJob(ctx, j, &lease); err != nil {
-		return err
-	}
+	b := &birth{done: make(chan struct{})}
 	own := *j // The caller goes on reading j.
-	r.runs.Go(func() { r.run(store.ClaimedJob{Job: &own, Lease: lease}) })
+	r.runs.Go(func() { r.run(store.ClaimedJob{Job: &own, Lease: lease}, b) })
+	if b.err = r.Store.CreateJob(ctx, j, &lease); b.err != nil {
+		r.stop(j.ID, errLost)
+	}
+	close(b.done)
+	return b.err
+}
+
+// birth is the storing of a job that runs already. A nil birth is over.
+type birth struct {
+	done chan struct{}
+	err  error // Set before done is closed.
+}
+
+func (b *birth) wait() error {
+	if b == nil {
+		return nil
+	}
+	<-b.done
+	return b.err
+}
+
+func (b *birth) over() bool {
+	select {
+	case <-b.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// birth is that of a job under way.
+func (r *Runner) birth(id ringback.ID) *birth {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if under := r.running[id]; under != nil {
+		return under.birth
+	}
 	return nil
 }
 
@@ -270,7 +308,7 @@ func (r *Runner) Do(ctx context.Context, j *ringback.Job) (*ringback.Job, error)
 	if err := r.Store.CreateJob(ctx, j, &lease); err != nil {
 		return nil, err
 	}
-	runCtx, done := r.enter(ctx, j.ID, lease.Token)
+	runCtx, done := r.enter(ctx, j.ID, lease.Token, nil)
 	defer done()
 	res, err := r.execute(runCtx, j, lease)
 	if err != nil {
@@ -441,7 +479,9 @@ func (r *Runner) renew(ctx context.Context) {
 	r.mu.Lock()
 	held := make([]store.Held, 0, len(r.running))
 	for id, j := range r.running {
-		held = append(held, store.Held{ID: id, Token: j.token})
+		if j.birth == nil || j.birth.over() {
+			held = append(held, store.Held{ID: id, Token: j.token})
+		}
 	}
 	r.mu.Unlock()
 	if len(held) == 0 {
@@ -467,16 +507,19 @@ func (r *Runner) renew(ctx context.Context) {
 func (r *Runner) start(c store.ClaimedJob) {
 	r.runs.Go(func() {
 		defer r.give(c.Kind)
-		r.run(c)
+		r.run(c, nil)
 	})
 }
 
 // run runs a claimed job to its end, or until it is cut off.
-func (r *Runner) run(c store.ClaimedJob) {
-	ctx, done := r.enter(context.Background(), c.ID, c.Lease.Token)
+func (r *Runner) run(c store.ClaimedJob, b *birth) {
+	ctx, done := r.enter(context.Background(), c.ID, c.Lease.Token, b)
 	defer done()
 	crash.At(crash.JobClaimed)
 	res, err := r.execute(ctx, c.Job, c.Lease)
+	if b.wait() != nil {
+		return // There is no such job; its client was told.
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx) // What failed since, failed because of that.
@@ -488,10 +531,10 @@ func (r *Runner) run(c store.ClaimedJob) {
 }
 
 // enter lists a run, so that it is renewed and can be cancelled.
-func (r *Runner) enter(parent context.Context, id ringback.ID, token int64) (context.Context, func()) {
+func (r *Runner) enter(parent context.Context, id ringback.ID, token int64, b *birth) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	r.mu.Lock()
-	r.running[id] = &underWay{token: token, cancel: cancel}
+	r.running[id] = &underWay{token: token, cancel: cancel, birth: b}
 	r.mu.Unlock()
 	return ctx, func() {
 		r.mu.Lock()
