@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -107,4 +108,40 @@ func TestModelBatch(t *testing.T) {
 		t.Fatalf("unexpected output:\n%s", out)
 	}
 	fmt.Printf("model: batch, callback verified, results read: %s\n", strings.TrimSpace(out))
+}
+
+// TestModelStream streams interactions from a real model with the JavaScript SDK:
+// text, and JSON that satisfies a schema. The model is a base model, which calls no
+// functions.
+func TestModelStream(t *testing.T) {
+	s := dev(t, "--openai-url", modelServer(t)+"/v1")
+	dir := jsFolder(t, "genai3", "js/model_stream.mjs")
+	out := runner(t, dir, append(env(s), "MODEL=gemma-3-270m"), node(t), "model_stream.mjs")
+	type heard struct {
+		Text, Status   string
+		Deltas, Tokens int
+	}
+	for line := range strings.Lines(out) {
+		kind, data, _ := strings.Cut(strings.TrimSpace(line), " ")
+		var h heard
+		if err := json.Unmarshal([]byte(data), &h); err != nil {
+			t.Fatalf("unexpected output:\n%s", out)
+		}
+		var object map[string]any
+		switch kind {
+		case "text":
+			if h.Deltas < 3 || h.Tokens == 0 || strings.TrimSpace(h.Text) == "" || strings.Contains(h.Text, "emulator") || h.Status != "incomplete" && h.Status != "completed" {
+				t.Errorf("text: %+v", h)
+			}
+			fmt.Printf("model: streamed text: %q in %d deltas, %s\n", h.Text, h.Deltas, h.Status)
+		case "json":
+			if err := json.Unmarshal([]byte(h.Text), &object); err != nil || object["city"] == nil || object["population"] == nil || h.Status != "completed" {
+				t.Errorf("json: %+v, %v", h, err)
+			}
+			fmt.Printf("model: streamed JSON by a schema: %s in %d deltas\n", h.Text, h.Deltas)
+		}
+	}
+	if n := strings.Count(out, "\n"); n != 2 {
+		t.Errorf("%d lines of output", n)
+	}
 }
