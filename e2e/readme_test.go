@@ -130,3 +130,28 @@ func TestBatchesDocument(t *testing.T) {
 		}
 	}
 }
+
+// TestInteractionsDocument runs the programs of docs/interactions.md.
+func TestInteractionsDocument(t *testing.T) {
+	js, py := blocks(t, "../docs/interactions.md", "js"), blocks(t, "../docs/interactions.md", "python")
+	if len(js) != 1 || len(py) != 1 {
+		t.Fatalf("the document has %d programs in JavaScript and %d in Python; this test knows 1 and 1", len(js), len(py))
+	}
+	s := dev(t)
+	const said = "[ringback emulator] No model ran. gemini-3.6-flash was asked \"Tell me about queues.\""
+	for _, release := range []string{"genai3", "genai2"} {
+		dir := jsFolder(t, release)
+		if err := os.WriteFile(filepath.Join(dir, "stream.mjs"), []byte(js[0]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out := runner(t, dir, env(s), node(t), "stream.mjs"); !strings.HasPrefix(out, said) || !strings.HasSuffix(out, "\ncompleted\n") {
+			t.Errorf("%s printed %q", release, out)
+		}
+	}
+	for _, release := range []string{"python3", "python2"} {
+		python := filepath.Join(cache(t, release), "bin", "python")
+		if out := runner(t, t.TempDir(), env(s), python, "-c", py[0]); !strings.HasPrefix(out, said) || strings.Count(out, "emulator") != 1 {
+			t.Errorf("%s printed %q", release, out)
+		}
+	}
+}
