@@ -3,13 +3,11 @@ package genai
 import (
 	"bytes"
 	"encoding/json"
-
 	"errors"
 	"fmt"
 	"io"
 	"reflect"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -202,79 +200,4 @@ func messageOf(t reflect.Type) *message {
 	}
 	messages.Store(t, m)
 	return m
-}
-
-// ToJSONSchema converts the OpenAPI-like Schema, whose types are in capitals, to
-// ordinary JSON schema. Nil stays nil.
-func ToJSONSchema(schema json.RawMessage) (json.RawMessage, error) {
-	if schema == nil {
-		return nil, nil
-	}
-	var v any
-	if err := json.Unmarshal(schema, &v); err != nil {
-		return nil, err
-	}
-	m, ok := v.(map[string]any)
-	if !ok {
-		return nil, errors.New("a schema must be an object")
-	}
-	return json.Marshal(jsonSchema(m))
-}
-
-func jsonSchema(m map[string]any) map[string]any {
-	out := make(map[string]any, len(m))
-	for key, value := range m {
-		switch key {
-		case "nullable", "propertyOrdering", "property_ordering":
-			continue
-		case "type":
-			if s, ok := value.(string); ok {
-				value = strings.ToLower(s)
-				if m["nullable"] == true {
-					value = []any{value, "null"}
-				}
-			}
-		case "properties", "$defs":
-			if properties, ok := value.(map[string]any); ok {
-				converted := make(map[string]any, len(properties))
-				for name, p := range properties {
-					if s, ok := p.(map[string]any); ok {
-						p = jsonSchema(s)
-					}
-					converted[name] = p
-				}
-				value = converted
-			}
-		case "items", "additionalProperties":
-			if s, ok := value.(map[string]any); ok {
-				value = jsonSchema(s)
-			}
-		case "minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties",
-			"min_items", "max_items", "min_length", "max_length", "min_properties", "max_properties":
-			// The dialect's limits are int64, which proto-JSON writes as strings (wire
-			// contract §0.3).
-			if bound, limit, ok := strings.Cut(key, "_"); ok {
-				key = bound + strings.ToUpper(limit[:1]) + limit[1:]
-			}
-			if s, ok := value.(string); ok {
-				if n, err := strconv.ParseInt(s, 10, 64); err == nil {
-					value = n
-				}
-			}
-		case "anyOf", "any_of":
-			if list, ok := value.([]any); ok {
-				converted := make([]any, len(list))
-				for i, s := range list {
-					if s, ok := s.(map[string]any); ok {
-						converted[i] = jsonSchema(s)
-						continue
-					}
-					converted[i] = list[i]
-				}
-				key, value = "anyOf", converted
-			}
-		}
-		out[key] = value
-	}
-	return out
 }

@@ -56,14 +56,6 @@ func TestDecodeErrors(t *testing.T) {
 	}
 }
 
-func TestToJSONSchema(t *testing.T) {
-	got, err := genai.ToJSONSchema(json.RawMessage(`{"type":"OBJECT","properties":{"type":{"type":"STRING","nullable":true},"l":{"type":"ARRAY","items":{"type":"NUMBER"}}},"required":["l"],"propertyOrdering":["l"]}`))
-	want := `{"properties":{"l":{"items":{"type":"number"},"type":"array"},"type":{"type":["string","null"]}},"required":["l"],"type":"object"}`
-	if err != nil || string(got) != want {
-		t.Errorf("got %s, %v, want %s", got, err, want)
-	}
-}
-
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"contents":[{"parts":[{"text":"hi","inline_data":{"mime_type":"a"}}]}],"tools":[{"function_declarations":[{"name":"f"}]}]}`))
 	f.Add([]byte(`{"_":{"_":[1]},"contents":null}`))

@@ -175,15 +175,15 @@ func TestFunctionSchema(t *testing.T) {
 // nowhere else: a property may be called "type", an enum may hold "STRING".
 func TestToJSONSchemaNested(t *testing.T) {
 	for in, want := range map[string]string{
-		`{"anyOf":[{"type":"STRING"},{"type":"ARRAY","items":{"type":"INTEGER","nullable":true}}]}`: `{"anyOf":[{"type":"string"},{"items":{"type":["integer","null"]},"type":"array"}]}`,
+		`{"anyOf":[{"type":"STRING"},{"type":"ARRAY","items":{"type":"INTEGER","nullable":true}}]}`: `{"anyOf":[{"type":"string"},{"type":"array","items":{"type":["integer","null"]}}]}`,
 		`{"any_of":[{"type":"STRING"}]}`:                                                                          `{"anyOf":[{"type":"string"}]}`,
-		`{"type":"OBJECT","additionalProperties":{"type":"NUMBER"}}`:                                              `{"additionalProperties":{"type":"number"},"type":"object"}`,
-		`{"type":"OBJECT","additionalProperties":false}`:                                                          `{"additionalProperties":false,"type":"object"}`,
-		`{"$defs":{"A":{"type":"BOOLEAN"}},"type":"OBJECT","properties":{"a":{"$ref":"#/$defs/A"}}}`:              `{"$defs":{"A":{"type":"boolean"}},"properties":{"a":{"$ref":"#/$defs/A"}},"type":"object"}`,
-		`{"type":"STRING","enum":["STRING","A"],"description":"OBJECT","format":"enum","default":"STRING"}`:       `{"default":"STRING","description":"OBJECT","enum":["STRING","A"],"format":"enum","type":"string"}`,
-		`{"type":"OBJECT","properties":{"nullable":{"type":"BOOLEAN"},"items":{"type":"STRING"}}}`:                `{"properties":{"items":{"type":"string"},"nullable":{"type":"boolean"}},"type":"object"}`,
-		`{"type":"ARRAY","minItems":"1","max_items":2,"items":{"type":"STRING","maxLength":"9","minLength":"x"}}`: `{"items":{"maxLength":9,"minLength":"x","type":"string"},"maxItems":2,"minItems":1,"type":"array"}`,
-		`{"type":["string","null"],"items":true,"anyOf":[true]}`:                                                  `{"anyOf":[true],"items":true,"type":["string","null"]}`,
+		`{"type":"OBJECT","additionalProperties":{"type":"NUMBER"}}`:                                              `{"type":"object","additionalProperties":{"type":"number"}}`,
+		`{"type":"OBJECT","additionalProperties":false}`:                                                          `{"type":"object","additionalProperties":false}`,
+		`{"$defs":{"A":{"type":"BOOLEAN"}},"type":"OBJECT","properties":{"a":{"$ref":"#/$defs/A"}}}`:              `{"$defs":{"A":{"type":"boolean"}},"type":"object","properties":{"a":{"$ref":"#/$defs/A"}}}`,
+		`{"type":"STRING","enum":["STRING","A"],"description":"OBJECT","format":"enum","default":"STRING"}`:       `{"type":"string","enum":["STRING","A"],"description":"OBJECT","format":"enum","default":"STRING"}`,
+		`{"type":"OBJECT","properties":{"nullable":{"type":"BOOLEAN"},"items":{"type":"STRING"}}}`:                `{"type":"object","properties":{"nullable":{"type":"boolean"},"items":{"type":"string"}}}`,
+		`{"type":"ARRAY","minItems":"1","max_items":2,"items":{"type":"STRING","maxLength":"9","minLength":"x"}}`: `{"type":"array","minItems":1,"maxItems":2,"items":{"type":"string","maxLength":9,"minLength":"x"}}`,
+		`{"type":["string","null"],"items":true,"anyOf":[true]}`:                                                  `{"type":["string","null"],"items":true,"anyOf":[true]}`,
 	} {
 		got, err := genai.ToJSONSchema(json.RawMessage(in))
 		if err != nil || string(got) != want {
