@@ -139,6 +139,7 @@ type GenerationConfig struct {
 	ResponseJSONSchema json.RawMessage `json:"responseJsonSchema,omitempty"`
 	ResponseModalities []string        `json:"responseModalities,omitempty"`
 	ThinkingConfig     json.RawMessage `json:"thinkingConfig,omitempty"`
+	SpeechConfig       json.RawMessage `json:"speechConfig,omitempty"`
 }
 
 // JSONMode reports whether the answer must be JSON, and its schema if one was given.

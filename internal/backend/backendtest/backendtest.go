@@ -28,6 +28,7 @@ func Run(t *testing.T, b backend.Backend) {
 	t.Run("JSONMode", func(t *testing.T) { jsonMode(t, b) })
 	t.Run("MaxOutputTokens", func(t *testing.T) { maxTokens(t, b) })
 	t.Run("StreamSaysTheSame", func(t *testing.T) { stream(t, b) })
+	t.Run("CallInPieces", func(t *testing.T) { pieces(t, b) })
 	t.Run("Errors", func(t *testing.T) { failing(t, b) })
 	t.Run("Cancellation", func(t *testing.T) { cancellation(t, b) })
 }
@@ -161,6 +162,50 @@ func stream(t *testing.T, b backend.Backend) {
 	// Whoever has heard enough may leave.
 	for range backend.Stream(t.Context(), b, ask("echo", says("Is anybody there?"))) {
 		break
+	}
+}
+
+// pieces: a call that comes in pieces is the call, and does not come whole as well. A
+// back-end that has calls only whole may bring it so.
+func pieces(t *testing.T, b backend.Backend) {
+	q := says("What is the weather?")
+	q.Tools = []genai.Tool{{FunctionDeclarations: []genai.FunctionDeclaration{{Name: "get_weather",
+		Parameters: json.RawMessage(`{"type":"OBJECT","properties":{"city":{"type":"STRING"}}}`)}}}}
+	for _, inPieces := range []bool{false, true} {
+		req := ask("call", q)
+		req.Pieces = inPieces
+		var call, whole genai.FunctionCall
+		var last *genai.GenerateContentResponse
+		for chunk, err := range backend.Stream(t.Context(), b, req) {
+			answer(t, chunk, err)
+			last = chunk
+			for _, p := range chunk.Candidates[0].Content.Parts {
+				if p.FunctionCall != nil {
+					whole = *p.FunctionCall
+				}
+				if p.CallPiece == nil {
+					continue
+				}
+				if first := call.Name == ""; p.CallPiece.Index != 0 || (p.CallPiece.ID != "") != first || (p.CallPiece.Name != "") != first {
+					t.Errorf("unexpected piece %+v", p.CallPiece)
+				}
+				call.ID, call.Name = call.ID+p.CallPiece.ID, call.Name+p.CallPiece.Name
+				call.Args = append(call.Args, p.CallPiece.Arguments...)
+			}
+		}
+		if last == nil || last.Candidates[0].FinishReason != genai.FinishStop || last.UsageMetadata == nil {
+			t.Errorf("pieces %v: the last chunk lacks the reason or the usage: %+v", inPieces, last)
+		}
+		if call.Name != "" && (!inPieces || whole.Name != "") {
+			t.Errorf("pieces %v: in pieces %+v, whole %+v", inPieces, call, whole)
+		}
+		if call.Name == "" {
+			call = whole
+		}
+		var args map[string]string
+		if err := json.Unmarshal(call.Args, &args); err != nil || call.Name != "get_weather" || call.ID == "" || args["city"] != "Paris" || len(args) != 1 {
+			t.Errorf("pieces %v: got %s %s(%s), %v", inPieces, call.ID, call.Name, call.Args, err)
+		}
 	}
 }
 

@@ -29,6 +29,30 @@ func TestDecode(t *testing.T) {
 			`{"candidates":[{"content":{"role":"model","parts":[{"functionCall":{"id":"a","name":"f","args":{"x":1}}},{"functionCall":{"id":"b","name":"g","args":{}}}]},"finishReason":"STOP","index":0}]}`},
 		"two candidates": {`{"choices":[{"index":0,"message":{"content":"a"},"finish_reason":"length"},{"index":1,"message":{"content":""},"finish_reason":"content_filter"}]}`,
 			`{"candidates":[{"content":{"role":"model","parts":[{"text":"a"}]},"finishReason":"MAX_TOKENS","index":0},{"content":{"role":"model","parts":[{"text":""}]},"finishReason":"SAFETY","index":1}]}`},
+		"the other name of thoughts": {`{"choices":[{"message":{"reasoning":"hm","content":"hi"},"finish_reason":"stop"}]}`,
+			`{"candidates":[{"content":{"role":"model","parts":[{"text":"hm","thought":true},{"text":"hi"}]},"finishReason":"STOP","index":0}]}`},
+		"both names": {`{"choices":[{"message":{"reasoning":"hm","reasoning_content":"hm","content":null},"finish_reason":"length"}]}`,
+			`{"candidates":[{"content":{"role":"model","parts":[{"text":"hm","thought":true}]},"finishReason":"MAX_TOKENS","index":0}]}`},
+		"details of the usage": {`{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":30,"completion_tokens":12,"prompt_tokens_details":{"cached_tokens":20,"audio_tokens":4},"completion_tokens_details":{"reasoning_tokens":9}}}`,
+			`{"candidates":[{"content":{"role":"model","parts":[{"text":"a"}]},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":30,"candidatesTokenCount":3,"totalTokenCount":42,"thoughtsTokenCount":9,"cachedContentTokenCount":20,` +
+				`"promptTokensDetails":[{"modality":"TEXT","tokenCount":26},{"modality":"AUDIO","tokenCount":4}]}}`},
+		"more thoughts than tokens": {`{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":null,"completion_tokens_details":{"reasoning_tokens":5}}}`,
+			`{"candidates":[{"content":{"role":"model","parts":[{"text":"a"}]},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":1,"totalTokenCount":3,"thoughtsTokenCount":2,"promptTokensDetails":[{"modality":"TEXT","tokenCount":1}]}}`},
+		"refusal": {`{"error":null,"choices":[{"message":{"content":null,"refusal":"I won't."},"finish_reason":"stop"}]}`,
+			`{"candidates":[{"content":{"role":"model","parts":[{"text":"I won't."}]},"finishReason":"SAFETY","index":0}]}`},
+		"speech": {`{"choices":[{"message":{"content":null,"audio":{"id":"x","data":"UklGRiQAAABXQVZFZm10IA==","transcript":"hi","expires_at":1}},"finish_reason":"stop"}]}`,
+			`{"candidates":[{"content":{"role":"model","parts":[{"text":"hi"},{"inlineData":{"mimeType":"audio/wav","data":"UklGRiQAAABXQVZFZm10IA=="}}]},"finishReason":"STOP","index":0}]}`},
+		"speech of other kinds": {`{"choices":[{"message":{"audio":{"data":"SUQzBAA="}},"finish_reason":"stop"},{"index":1,"message":{"audio":{"data":"ZkxhQwA="}}},{"index":2,"message":{"audio":{"data":"__NA"}}},{"index":3,"message":{"audio":{"data":"AAAA"}}}]}`,
+			`{"candidates":[{"content":{"role":"model","parts":[{"inlineData":{"mimeType":"audio/mpeg","data":"SUQzBAA="}}]},"finishReason":"STOP","index":0},` +
+				`{"content":{"role":"model","parts":[{"inlineData":{"mimeType":"audio/flac","data":"ZkxhQwA="}}]},"finishReason":"STOP","index":1},` +
+				`{"content":{"role":"model","parts":[{"inlineData":{"mimeType":"audio/mpeg","data":"//NA"}}]},"finishReason":"STOP","index":2},` +
+				`{"content":{"role":"model","parts":[{"inlineData":{"mimeType":"audio/L16;codec=pcm;rate=24000","data":"AAAA"}}]},"finishReason":"STOP","index":3}]}`},
+		"images": {`{"choices":[{"message":{"content":"look","images":[{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBO"}}]},"finish_reason":"stop"}]}`,
+			`{"candidates":[{"content":{"role":"model","parts":[{"text":"look"},{"inlineData":{"mimeType":"image/png","data":"iVBO"}}]},"finishReason":"STOP","index":0}]}`},
+		"content in parts": {`{"choices":[{"message":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"hi"},{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBO"}}]},"finish_reason":"stop"}]}`,
+			`{"candidates":[{"content":{"role":"model","parts":[{"text":"hm","thought":true},{"text":"hi"},{"inlineData":{"mimeType":"image/png","data":"iVBO"}}]},"finishReason":"STOP","index":0}]}`},
+		"a call without an id": {`{"choices":[{"message":{"tool_calls":[{"function":{"name":"f","arguments":"{}"}},{"function":{"name":"f","arguments":"{}"}}]},"finish_reason":"tool_calls"}]}`,
+			`{"candidates":[{"content":{"role":"model","parts":[{"functionCall":{"id":"call_f","name":"f","args":{}}},{"functionCall":{"id":"call_f_2","name":"f","args":{}}}]},"finishReason":"STOP","index":0}]}`},
 		"a reason of its own": {`{"choices":[{"message":{"content":"a"},"finish_reason":"eos"}]}`,
 			`{"candidates":[{"content":{"role":"model","parts":[{"text":"a"}]},"finishReason":"OTHER","index":0}]}`},
 	} {
@@ -181,7 +205,7 @@ func TestBrokenBodies(t *testing.T) {
 		"answer cut":     {false, cut{strings.NewReader(`{"choices":[`)}, backend.Unavailable, "reached"},
 		"endless answer": {false, endless{}, backend.Internal, "64 MiB"},
 		"stream cut":     {true, cut{strings.NewReader("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n")}, backend.Unavailable, "reached"},
-		"endless line":   {true, endless{}, backend.Internal, "4 MiB"},
+		"endless line":   {true, endless{}, backend.Internal, "32 MiB"},
 		"empty stream":   {true, strings.NewReader(""), backend.Unavailable, "broke off"},
 	} {
 		b := connect(t, body(c.body))
@@ -233,15 +257,99 @@ data: [DONE]
 	}
 }
 
+// TestBrokenAnswersAreNamed: what can't be passed on is an error that says what it
+// is, in a stream as well.
+func TestBrokenAnswersAreNamed(t *testing.T) {
+	for message, hint := range map[string]string{
+		`{"images":[{"image_url":{"url":"https://cdn.example/x.png"}}]}`: "an image that is not within it",
+		`{"images":[{"image_url":{"url":"data:image/png;base64,*"}}]}`:   "an image that is not base64",
+		`{"audio":{"data":"*"}}`:                                                     "audio that is not base64",
+		`{"content":[{"type":"video","video":"x"}]}`:                                 `a part of type "video"`,
+		`{"content":1}`:                                                              "not the JSON of a chat completion",
+		`{"tool_calls":[{"id":"a","function":{"arguments":"{}"}}]}`:                  "without saying which",
+		`{"tool_calls":[{"id":"a","function":{"name":"f","arguments":"null"}}]}`:     "f with arguments that are not a JSON object",
+		`{"tool_calls":[{"id":"a","function":{"name":"f","arguments":"{\"a\":1"}}]}`: "f with arguments that are not a JSON object",
+	} {
+		check := func(err error) {
+			t.Helper()
+			var e *backend.Error
+			if !errors.As(err, &e) || e.Kind != backend.Internal || !strings.Contains(e.Message, hint) || strings.Contains(e.Message, "cdn.example") {
+				t.Errorf("%s: got %v, want a word of %q", message, err, hint)
+			}
+		}
+		_, err := connect(t, body(strings.NewReader(`{"choices":[{"message":`+message+`,"finish_reason":"stop"}]}`))).Generate(t.Context(), ask(genai.TextPart("hi")))
+		check(err)
+		for _, pieces := range []bool{false, true} {
+			q := ask(genai.TextPart("hi"))
+			q.Pieces = pieces
+			var last error
+			for _, last = range connect(t, body(strings.NewReader(`data: {"choices":[{"delta":`+message+`,"finish_reason":"stop"}]}`))).Stream(t.Context(), q) {
+			}
+			check(last)
+		}
+	}
+}
+
+// TestErrorsWithinAnswers: an error that comes with status 200, as a whole answer or
+// in a stream, keeps the server's words, but no address and no key.
+func TestErrorsWithinAnswers(t *testing.T) {
+	for said, want := range map[string]struct {
+		kind backend.Kind
+		says string
+	}{
+		`{"error":{"message":"The server had an error","type":"server_error"}}`:                                               {backend.Internal, "an error: The server had an error"},
+		`{"error":{"code":429,"message":"slow down"},"choices":[{"delta":{"content":""},"finish_reason":"error"}]}`:           {backend.RateLimited, "an error: slow down"},
+		`{"choices":[{"index":0,"delta":{},"message":{},"error":{"code":502,"message":"upstream"},"finish_reason":"error"}]}`: {backend.Unavailable, "an error: upstream"},
+		`{"choices":[{"index":0,"delta":{},"message":{},"finish_reason":"error"}]}`:                                           {backend.Internal, "ended its answer with an error"},
+		`{"object":"error","message":"too long","type":"BadRequestError","code":400}`:                                         {backend.InvalidRequest, "an error: too long"},
+		`{"error":"short"}`: {backend.Internal, "an error: short"},
+		`{"error":{"message":"busy","type":"overloaded_error"}}`:                                 {backend.Unavailable, "an error: busy"},
+		`{"error":{"message":"gone","code":"404"}}`:                                              {backend.ModelNotFound, "an error: gone"},
+		`{"error":{"message":["x"],"code":"odd"}}`:                                               {backend.Internal, "broke off its answer with an error"},
+		`{"error":{"error":{"message":"deep","code":429}}}`:                                      {backend.RateLimited, "an error: deep"},
+		`{"error":{"message":"Incorrect API key provided: sk-secret","code":"invalid_api_key"}}`: {backend.Unauthorized, "refused the server's credentials (401)"},
+		`{"error":{"message":"can't reach http://user:pass@10.0.0.5:8000/v1 or 10.0.0.6:99 or model.example with sk-secret, sk-proj-1234567890 and Bearer abc.def"}}`: {backend.Internal,
+			"an error: can't reach (address) or (address) or (address) with (key), (key) and (key)"},
+	} {
+		check := func(err error) {
+			t.Helper()
+			var e *backend.Error
+			if !errors.As(err, &e) || e.Kind != want.kind || !strings.HasSuffix(e.Message, want.says) {
+				t.Errorf("%s: got %v, want %s, %q", said, err, want.kind, want.says)
+			}
+		}
+		_, err := connect(t, body(strings.NewReader(said))).Generate(t.Context(), ask(genai.TextPart("hi")))
+		check(err)
+		for _, event := range []string{"data: " + said + "\n\n", "event: error\ndata: " + said + "\n\n", "event: error\r\ndata: " + said, "error: " + said + "\n"} {
+			var got []string
+			var last error
+			for chunk, err := range connect(t, body(strings.NewReader("data: {\"choices\":[{\"delta\":{\"content\":\"begun\"}}]}\n\n"+event))).Stream(t.Context(), ask(genai.TextPart("hi"))) {
+				if last = err; err == nil {
+					got = append(got, *chunk.Candidates[0].Content.Parts[0].Text)
+				}
+			}
+			if check(last); len(got) != 1 || got[0] != "begun" {
+				t.Errorf("%q: got %q before the error", event, got)
+			}
+		}
+	}
+	long := connect(t, body(strings.NewReader("event: error\ndata: not JSON, "+strings.Repeat("é", 5000)+"\n\n")))
+	for _, err := range long.Stream(t.Context(), ask(genai.TextPart("hi"))) {
+		if e := backend.AsError(err); err == nil || !strings.Contains(e.Message, "error: not JSON, é") || len(e.Message) > 1100 {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
 func TestModels(t *testing.T) {
 	b := connect(t, func(r *http.Request) (*http.Response, error) {
 		if r.Method != http.MethodGet || r.URL.String() != "http://model.example/v1/models" || r.Header.Get("Content-Type") != "" {
 			t.Errorf("unexpected %s %s", r.Method, r.URL)
 		}
-		return reply(200, `{"object":"list","data":[{"id":"a","object":"model"},{"id":"org/b"}]}`), nil
+		return reply(200, `{"object":"list","data":[{"id":"a","object":"model","max_model_len":4096},{"id":"org/b"}]}`), nil
 	})
 	models, err := b.Models(t.Context())
-	if err != nil || len(models) != 2 || models[0].Name != "models/a" || models[1].Name != "models/org/b" {
+	if err != nil || len(models) != 2 || models[0].Name != "models/a" || models[0].InputTokenLimit != 4096 || models[1].Name != "models/org/b" {
 		t.Errorf("got %+v, %v", models, err)
 	}
 	if _, err := connect(t, func(*http.Request) (*http.Response, error) { return reply(200, `<html>`), nil }).Models(t.Context()); backend.AsError(err).Kind != backend.Internal || err == nil {

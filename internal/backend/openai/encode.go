@@ -27,6 +27,8 @@ type chatRequest struct {
 	Tools            []tool          `json:"tools,omitempty"`
 	ToolChoice       any             `json:"tool_choice,omitempty"`
 	ResponseFormat   *responseFormat `json:"response_format,omitempty"`
+	Modalities       []string        `json:"modalities,omitempty"`
+	Audio            *speech         `json:"audio,omitempty"`
 	Stream           bool            `json:"stream,omitempty"`
 	StreamOptions    *streamOptions  `json:"stream_options,omitempty"`
 }
@@ -43,14 +45,10 @@ type message struct {
 	ToolCallID string     `json:"tool_call_id,omitempty"`
 }
 
-type contentPart struct {
-	Type     string    `json:"type"`
-	Text     string    `json:"text,omitempty"`
-	ImageURL *imageURL `json:"image_url,omitempty"`
-}
-
-type imageURL struct {
-	URL string `json:"url"`
+// speech says how an answer shall sound.
+type speech struct {
+	Voice  string `json:"voice"`
+	Format string `json:"format"`
 }
 
 type tool struct {
@@ -83,15 +81,18 @@ type responseFormat struct {
 	JSONSchema *jsonSchema `json:"json_schema,omitempty"`
 }
 
+// jsonSchema has Strict where OpenAI would take it; other servers hold to a schema
+// without being asked.
 type jsonSchema struct {
 	Name   string          `json:"name"`
 	Schema json.RawMessage `json:"schema"`
+	Strict bool            `json:"strict,omitempty"`
 }
 
+const unsupported = " is not supported by this model's back-end (OpenAI-compatible chat completions)"
+
 // refuse says which field can't be served by such a server.
-func refuse(format string, args ...any) error {
-	return &backend.Error{Kind: backend.InvalidRequest, Message: fmt.Sprintf(format, args...) + " is not supported by this model's back-end (OpenAI-compatible chat completions)"}
-}
+func refuse(format string, args ...any) error { return invalid(format+unsupported, args...) }
 
 // encode translates a request.
 func encode(req *backend.Request, stream bool) ([]byte, error) {
@@ -150,12 +151,19 @@ func encodeTurn(c *genai.Content, index int, ids *callIDs) ([]message, error) {
 		case p.Thought: // Thoughts of earlier turns are not sent back.
 		case p.Text != nil:
 			parts = append(parts, contentPart{Type: "text", Text: *p.Text})
-		case p.InlineData != nil && strings.HasPrefix(p.InlineData.MimeType, "image/"):
-			parts = append(parts, contentPart{Type: "image_url", ImageURL: &imageURL{"data:" + p.InlineData.MimeType + ";base64," + p.InlineData.Data}})
 		case p.InlineData != nil:
-			return nil, refuse("contents[%d].parts[%d].inlineData of type %q", index, i, p.InlineData.MimeType)
+			part, err := media(p.InlineData, fmt.Sprintf("contents[%d].parts[%d]", index, i))
+			if err != nil {
+				return nil, err
+			}
+			if m.Role == "assistant" && part.Type != "text" {
+				return nil, refuse("contents[%d].parts[%d].inlineData of type %q in a turn of the model", index, i, p.InlineData.MimeType)
+			}
+			parts = append(parts, part)
 		case p.FileData != nil:
-			return nil, refuse("contents[%d].parts[%d].fileData", index, i)
+			// Files of this server were put in as inlineData before.
+			return nil, invalid("contents[%d].parts[%d].fileData: this model's back-end can't fetch it; upload the file to this server and give the uri "+
+				"that it gets, or send its content as inlineData", index, i)
 		case p.FunctionCall != nil:
 			args := string(p.FunctionCall.Args)
 			if args == "" {
@@ -237,7 +245,7 @@ func encodeTools(out *chatRequest, in *genai.GenerateContentRequest) error {
 			f := &t.FunctionDeclarations[k]
 			schema, err := f.Schema()
 			if err != nil {
-				return &backend.Error{Kind: backend.InvalidRequest, Message: fmt.Sprintf("tools[%d].functionDeclarations[%d].parameters: %v", i, k, err)}
+				return invalid("tools[%d].functionDeclarations[%d].parameters: %v", i, k, err)
 			}
 			if schema == nil {
 				schema = json.RawMessage(`{"type":"object","properties":{}}`)
@@ -269,29 +277,77 @@ func encodeConfig(out *chatRequest, g *genai.GenerationConfig) error {
 	if g == nil {
 		return nil
 	}
-	for _, m := range g.ResponseModalities {
-		if !strings.EqualFold(m, "TEXT") {
-			return refuse("generationConfig.responseModalities %q", m)
-		}
+	if err := encodeModalities(out, g); err != nil {
+		return err
 	}
 	out.Temperature, out.TopP, out.TopK, out.N = g.Temperature, g.TopP, g.TopK, g.CandidateCount
 	out.MaxTokens, out.Stop, out.Seed = g.MaxOutputTokens, g.StopSequences, g.Seed
 	out.PresencePenalty, out.FrequencyPenalty = g.PresencePenalty, g.FrequencyPenalty
 	if g.ThinkingConfig != nil {
-		var thinking struct{ ThinkingLevel string }
-		if err := json.Unmarshal(g.ThinkingConfig, &thinking); err != nil {
-			return &backend.Error{Kind: backend.InvalidRequest, Message: "generationConfig.thinkingConfig: expected an object"}
+		var thinking struct {
+			Level string `json:"thinkingLevel"`
 		}
-		out.ReasoningEffort = strings.ToLower(thinking.ThinkingLevel)
+		if err := genai.Decode(g.ThinkingConfig, &thinking); err != nil {
+			return invalid("generationConfig.thinkingConfig: %v", err)
+		}
+		if level := strings.ToLower(thinking.Level); level != "thinking_level_unspecified" {
+			out.ReasoningEffort = level
+		}
 	}
 	isJSON, schema, err := g.JSONMode()
 	switch {
 	case err != nil:
-		return &backend.Error{Kind: backend.InvalidRequest, Message: "generationConfig.responseSchema: " + err.Error()}
+		return invalid("generationConfig.responseSchema: %v", err)
 	case schema != nil:
-		out.ResponseFormat = &responseFormat{Type: "json_schema", JSONSchema: &jsonSchema{Name: "answer", Schema: schema}}
+		schema, strict := strictSchema(schema)
+		out.ResponseFormat = &responseFormat{Type: "json_schema", JSONSchema: &jsonSchema{Name: "answer", Schema: schema, Strict: strict}}
 	case isJSON:
 		out.ResponseFormat = &responseFormat{Type: "json_object"}
+	}
+	return nil
+}
+
+// encodeModalities asks for speech or images beside the text, which such servers
+// always give.
+func encodeModalities(out *chatRequest, g *genai.GenerationConfig) error {
+	for _, m := range g.ResponseModalities {
+		m = strings.ToLower(m)
+		switch {
+		case m == "text", m == "modality_unspecified", slices.Contains(out.Modalities, m):
+			continue
+		case m != "audio" && m != "image":
+			return refuse("generationConfig.responseModalities %q", strings.ToUpper(m))
+		case out.Modalities == nil:
+			out.Modalities = []string{"text"}
+		}
+		out.Modalities = append(out.Modalities, m)
+	}
+	if !slices.Contains(out.Modalities, "audio") {
+		return nil
+	}
+	out.Audio = &speech{Voice: "alloy", Format: "wav"}
+	if out.Stream {
+		out.Audio.Format = "pcm16" // The one form that comes in pieces.
+	}
+	if g.SpeechConfig == nil {
+		return nil
+	}
+	var config struct {
+		VoiceConfig struct {
+			PrebuiltVoiceConfig struct {
+				VoiceName string `json:"voiceName"`
+			} `json:"prebuiltVoiceConfig"`
+		} `json:"voiceConfig"`
+		MultiSpeakerVoiceConfig json.RawMessage `json:"multiSpeakerVoiceConfig"`
+	}
+	if err := genai.Decode(g.SpeechConfig, &config); err != nil {
+		return invalid("generationConfig.speechConfig: %v", err)
+	}
+	if config.MultiSpeakerVoiceConfig != nil {
+		return refuse("generationConfig.speechConfig.multiSpeakerVoiceConfig")
+	}
+	if name := config.VoiceConfig.PrebuiltVoiceConfig.VoiceName; name != "" {
+		out.Audio.Voice = name
 	}
 	return nil
 }

@@ -3,8 +3,8 @@
 //
 // What the protocol has no place for is refused by name, so that nothing that
 // changes the meaning of a request is dropped in silence. Some things are passed
-// over, because such servers have no notion of them: safetySettings, and of
-// thinkingConfig all but the level.
+// over, because such servers have no notion of them: safetySettings, of
+// thinkingConfig all but the level, and of speechConfig all but the voice.
 package openai
 
 import (
@@ -19,11 +19,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
-
-	next "github.com/go-json-experiment/json/v1"
 
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/genai"
@@ -56,6 +53,7 @@ const (
 // Backend implements backend.Backend. Make one with New.
 type Backend struct {
 	base    string
+	host    string // With its port.
 	key     string
 	timeout time.Duration
 	retries int
@@ -68,7 +66,7 @@ func New(c Config) (*Backend, error) {
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, fmt.Errorf("openai: the url %q must look like http://127.0.0.1:8000/v1", c.BaseURL)
 	}
-	b := &Backend{base: strings.TrimRight(c.BaseURL, "/"), key: c.APIKey, timeout: c.Timeout, retries: c.MaxRetries}
+	b := &Backend{base: strings.TrimRight(c.BaseURL, "/"), host: u.Host, key: c.APIKey, timeout: c.Timeout, retries: c.MaxRetries}
 	if b.timeout == 0 {
 		b.timeout = 10 * time.Minute
 	}
@@ -110,8 +108,8 @@ func (b *Backend) Generate(ctx context.Context, req *backend.Request) (*genai.Ge
 		return nil, &backend.Error{Kind: backend.Internal, Message: "the back-end's answer is larger than 64 MiB"}
 	}
 	var c completion
-	if err := next.Unmarshal(data, &c); err != nil {
-		return nil, &backend.Error{Kind: backend.Internal, Message: "the back-end's answer is not the JSON of a chat completion", Cause: err}
+	if err := c.read(data, "answer is not the JSON of a chat completion"); err != nil {
+		return nil, b.clean(err)
 	}
 	return c.decode()
 }
@@ -132,12 +130,12 @@ func (b *Backend) Stream(ctx context.Context, req *backend.Request) iter.Seq2[*g
 			return
 		}
 		defer resp.Body.Close()
-		if err := readStream(resp.Body, func(r *genai.GenerateContentResponse) bool { return yield(r, nil) }); err != nil {
+		if err := readStream(resp.Body, req.Pieces, func(r *genai.GenerateContentResponse) bool { return yield(r, nil) }); err != nil {
 			var known *backend.Error
 			if !errors.As(err, &known) {
 				err = transportError(ctx, err)
 			}
-			yield(nil, err)
+			yield(nil, b.clean(err))
 		}
 	}
 }
@@ -153,7 +151,8 @@ func (b *Backend) Models(ctx context.Context) ([]genai.Model, error) {
 	defer resp.Body.Close()
 	var list struct {
 		Data []struct {
-			ID string `json:"id"`
+			ID          string `json:"id"`
+			MaxModelLen int    `json:"max_model_len"` // vLLM tells it.
 		} `json:"data"`
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&list); err != nil {
@@ -162,6 +161,7 @@ func (b *Backend) Models(ctx context.Context) ([]genai.Model, error) {
 	models := make([]genai.Model, len(list.Data))
 	for i, m := range list.Data {
 		models[i] = backend.Describe(m.ID)
+		models[i].InputTokenLimit = m.MaxModelLen
 	}
 	return models, nil
 }
@@ -224,71 +224,5 @@ func (b *Backend) once(ctx context.Context, method, path string, body []byte) (*
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	return nil, statusError(resp)
-}
-
-// transportError classifies a request that got no answer. The address is left
-// out: it may hold credentials.
-func transportError(ctx context.Context, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return &backend.Error{Kind: backend.Timeout, Message: "the back-end did not answer in time"}
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err
-	}
-	return &backend.Error{Kind: backend.Unavailable, Message: "the back-end can't be reached", Cause: err}
-}
-
-// statusError reads an error answer: OpenAI's {"error":{"message"}} or any text.
-func statusError(resp *http.Response) error {
-	data, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10)) // What was read is enough for a message.
-	var said struct {
-		Error json.RawMessage `json:"error"`
-	}
-	message := http.StatusText(resp.StatusCode)
-	if json.Unmarshal(data, &said) == nil {
-		var object struct {
-			Message string `json:"message"`
-		}
-		var text string
-		if json.Unmarshal(said.Error, &object) == nil && object.Message != "" {
-			message = object.Message
-		} else if json.Unmarshal(said.Error, &text) == nil && text != "" {
-			message = text
-		}
-	}
-	e := &backend.Error{Message: fmt.Sprintf("the back-end answered %d: %s", resp.StatusCode, message),
-		RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
-	switch code := resp.StatusCode; {
-	case code == http.StatusUnauthorized, code == http.StatusForbidden:
-		// The message may quote the key.
-		e.Kind, e.Message = backend.Unauthorized, fmt.Sprintf("the back-end refused the server's credentials (%d)", code)
-	case code == http.StatusNotFound:
-		e.Kind = backend.ModelNotFound
-	case code == http.StatusTooManyRequests:
-		e.Kind = backend.RateLimited
-	case code == http.StatusRequestTimeout, code == http.StatusGatewayTimeout, code == http.StatusBadGateway,
-		code == http.StatusServiceUnavailable:
-		e.Kind = backend.Unavailable
-	case code >= 400 && code < 500:
-		e.Kind = backend.InvalidRequest
-	default:
-		e.Kind = backend.Internal
-	}
-	return e
-}
-
-// retryAfter reads a Retry-After header: seconds or a date (RFC 9110 §10.2.3).
-func retryAfter(header string) time.Duration {
-	if seconds, err := strconv.ParseUint(strings.TrimSpace(header), 10, 32); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if date, err := http.ParseTime(header); err == nil {
-		return max(time.Until(date), 0)
-	}
-	return 0
+	return nil, b.clean(statusError(resp))
 }

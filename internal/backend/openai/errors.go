@@ -1,0 +1,181 @@
+package openai
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"ringback.dev/internal/backend"
+)
+
+// transportError classifies a request that got no answer. The address is left
+// out: it may hold credentials.
+func transportError(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return &backend.Error{Kind: backend.Timeout, Message: "the back-end did not answer in time"}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	return &backend.Error{Kind: backend.Unavailable, Message: "the back-end can't be reached", Cause: err}
+}
+
+// statusError reads an error answer: OpenAI's {"error":{"message"}} or any text.
+func statusError(resp *http.Response) error {
+	data, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10)) // What was read is enough for a message.
+	message, _ := readError(data)
+	if message == "" {
+		message = http.StatusText(resp.StatusCode)
+	}
+	e := &backend.Error{Kind: kindOf(resp.StatusCode), Message: fmt.Sprintf("the back-end answered %d: %s", resp.StatusCode, message),
+		RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
+	if e.Kind == backend.Unauthorized {
+		e.Message = refusedCredentials(resp.StatusCode)
+	}
+	return e
+}
+
+// refusedCredentials stands for what such a server says itself, which may quote the
+// key.
+func refusedCredentials(status int) string {
+	return fmt.Sprintf("the back-end refused the server's credentials (%d)", status)
+}
+
+func kindOf(status int) backend.Kind {
+	switch {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return backend.Unauthorized
+	case status == http.StatusNotFound:
+		return backend.ModelNotFound
+	case status == http.StatusTooManyRequests:
+		return backend.RateLimited
+	case status == http.StatusRequestTimeout, status == http.StatusGatewayTimeout, status == http.StatusBadGateway,
+		status == http.StatusServiceUnavailable:
+		return backend.Unavailable
+	case status >= 400 && status < 500:
+		return backend.InvalidRequest
+	}
+	return backend.Internal
+}
+
+// saidError is an error within an answer or a stream that began with status 200.
+func saidError(raw json.RawMessage) error {
+	message, status := readError(raw)
+	e := &backend.Error{Kind: kindOf(status), Message: "the back-end broke off its answer with an error"}
+	switch {
+	case e.Kind == backend.Unauthorized:
+		e.Message = refusedCredentials(status)
+	case message != "":
+		e.Message += ": " + message
+	}
+	return e
+}
+
+// errorStatus are the HTTP statuses that words in place of a code stand for.
+var errorStatus = map[string]int{
+	"rate_limit_exceeded": 429, "rate_limit_error": 429, "insufficient_quota": 429, "RateLimitError": 429,
+	"overloaded_error": 503, "engine_overloaded": 503, "service_unavailable": 503, "ServiceUnavailableError": 503,
+	"invalid_request_error": 400, "context_length_exceeded": 400, "BadRequestError": 400,
+	"authentication_error": 401, "invalid_api_key": 401, "permission_error": 403, "not_found_error": 404, "model_not_found": 404, "NotFoundError": 404,
+}
+
+// readError reads what servers say of an error: a text, an object with a message
+// and perhaps a code, or such within an object as its error. The status is 0 if none
+// is told.
+func readError(raw json.RawMessage) (message string, status int) {
+	for range 3 {
+		if json.Unmarshal(raw, &message) == nil {
+			return message, 0
+		}
+		var object struct {
+			Error   json.RawMessage `json:"error"`
+			Message json.RawMessage `json:"message"`
+			Code    any             `json:"code"`
+			Type    any             `json:"type"`
+		}
+		if json.Unmarshal(raw, &object) != nil {
+			return "", 0
+		}
+		if given(object.Error) {
+			raw = object.Error
+			continue
+		}
+		for _, told := range []any{object.Code, object.Type} {
+			switch told := told.(type) {
+			case float64:
+				status = int(told)
+			case string:
+				if status = errorStatus[told]; status == 0 {
+					status, _ = strconv.Atoi(told) // Any other word tells nothing.
+				}
+			}
+			if status >= 400 && status < 600 {
+				break
+			}
+			status = 0
+		}
+		_ = json.Unmarshal(object.Message, &message) // What is no text is no message.
+		return message, status
+	}
+	return "", 0
+}
+
+// retryAfter reads a Retry-After header: seconds or a date (RFC 9110 §10.2.3).
+func retryAfter(header string) time.Duration {
+	if seconds, err := strconv.ParseUint(strings.TrimSpace(header), 10, 32); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if date, err := http.ParseTime(header); err == nil {
+		return max(time.Until(date), 0)
+	}
+	return 0
+}
+
+// What a server says goes to the caller, who must see no address and no key.
+var (
+	urls      = regexp.MustCompile(`[a-zA-Z][a-zA-Z0-9+.-]*://[^\s"'<>()\[\]]+`)
+	addresses = regexp.MustCompile(`\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\[[0-9a-fA-F:]*:[0-9a-fA-F:]*\](?::\d+)?`)
+	keys      = regexp.MustCompile(`\b(?:sk|pk|gsk|hf|xai|nvapi|rbk|rbo)[-_][A-Za-z0-9*_.-]{4,}|\bAIza[0-9A-Za-z_-]{8,}|(?i:\bbearer )\S+`)
+)
+
+// maxMessage bounds a message, which may quote the whole request.
+const maxMessage = 1000
+
+// clean takes addresses and keys out of the message of an error.
+func (b *Backend) clean(err error) error {
+	var e *backend.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	m := e.Message
+	if b.key != "" {
+		m = strings.ReplaceAll(m, b.key, "(key)")
+	}
+	m = urls.ReplaceAllString(m, "(address)")
+	m = addresses.ReplaceAllString(m, "(address)")
+	if b.host != "" {
+		m = strings.ReplaceAll(m, b.host, "(address)")
+	}
+	m = keys.ReplaceAllString(m, "(key)")
+	if m = strings.ToValidUTF8(m, "\ufffd"); len(m) > maxMessage {
+		m = strings.ToValidUTF8(m[:maxMessage], "") + "…"
+	}
+	if m != e.Message {
+		own := *e
+		own.Message = m
+		return &own
+	}
+	return err
+}
