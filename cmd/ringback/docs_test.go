@@ -47,6 +47,32 @@ models:
   - {match: "test-*", backend: practice}
 `
 
+// routing is the file that it shows of aliases, fallbacks and limits.
+const routing = `backends:
+  gpu:
+    type: openai
+    url: http://10.0.0.5:8000/v1
+    max_in_flight: 64
+    batch_in_flight: 48
+  spare:
+    type: openai
+    url: http://10.0.0.6:8000/v1
+  hosted:
+    type: openai
+    url: https://models.example.com/v1
+    api_key_env: HOSTED_API_KEY
+
+models:
+  - match: fast
+    backend: gpu
+    as: gemma3
+    max_in_flight: 32
+    fallbacks:
+      - {backend: spare, as: gemma3}
+      - {backend: hosted, as: small-model}
+  - {match: "*", backend: hosted}
+`
+
 // TestConfigDoc holds docs/config.md to the flags and the comments in the code:
 // go test ./cmd/ringback -run TestConfigDoc -update writes it.
 func TestConfigDoc(t *testing.T) {
@@ -66,15 +92,17 @@ func TestConfigDoc(t *testing.T) {
 	}
 }
 
-func TestConfigDocSampleIsGood(t *testing.T) {
+func TestConfigDocSamplesAreGood(t *testing.T) {
 	t.Setenv("HOSTED_API_KEY", "x")
-	file := filepath.Join(t.TempDir(), "ringback.yaml")
-	if err := os.WriteFile(file, []byte(sample), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var out, errs bytes.Buffer
-	if code := run([]string{"config", "check", "--config", file}, strings.NewReader(""), &out, &errs); code != 0 {
-		t.Errorf("exit code %d: %s", code, errs.String())
+	for _, text := range []string{sample, routing} {
+		file := filepath.Join(t.TempDir(), "ringback.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out, errs bytes.Buffer
+		if code := run([]string{"config", "check", "--config", file}, strings.NewReader(""), &out, &errs); code != 0 {
+			t.Errorf("exit code %d: %s", code, errs.String())
+		}
 	}
 }
 
@@ -82,6 +110,7 @@ func TestConfigDocSampleIsGood(t *testing.T) {
 // for what has no flag; the two must agree on what is a configuration.
 func FuzzParseFile(f *testing.F) {
 	f.Add([]byte(sample))
+	f.Add([]byte(routing))
 	f.Add([]byte("listen: [1]\n"))
 	f.Add([]byte("backends: {a: {type: openai, urll: x}}"))
 	f.Add([]byte("a: &a [*a]"))
@@ -166,12 +195,24 @@ func renderConfigDoc(t *testing.T) []byte {
 		"whose first one was lost or that is older than operators' keys; and the variables that `api_key_env` names.\n")
 	b.WriteString("\n## Back-ends and models\n\nOnly the file can name several back-ends and say which models go where. The first entry under `models` that matches decides; what matches\n" +
 		"none goes to `openai_url` if that is set, then to the emulator if that is on.\n\n```yaml\n" + sample + "```\n")
-	for _, x := range []struct{ title, typ string }{{"Each back-end under `backends`", "BackendConfig"}, {"Each entry of `models`", "ModelRoute"}} {
+	for _, x := range []struct{ title, typ string }{{"Each back-end under `backends`", "BackendConfig"}, {"Each entry of `models`", "ModelRoute"}, {"Each entry of `fallbacks`", "FallbackRoute"}} {
 		fmt.Fprintf(&b, "\n%s:\n\n| key | meaning |\n| --- | --- |\n", x.title)
 		for _, row := range documented(t, x.typ) {
 			fmt.Fprintf(&b, "| %s | %s |\n", row.keys, row.text)
 		}
 	}
+	b.WriteString("\n## Other names, fallbacks and limits\n\n```yaml\n" + routing + "```\n\n" +
+		"- **Other names.** Who asks for `fast` gets `gemma3` of the back-end `gpu`. `ringback models` and `GET /v1/models` list the name with what it stands for; the\n" +
+		"  `modelVersion` of each answer says what ran.\n" +
+		"- **Fallbacks** are tried in their order when the one before can't be reached, refuses the server's credentials, limits the rate, takes longer than its\n" +
+		"  `timeout`, fails, or does not know the model. A request that is refused as invalid goes nowhere else, nor does one that its caller gave up, a stream of\n" +
+		"  which something was sent, or a video that was begun. If nobody can serve a request, its error is one that may pass, if there was any: what a fallback refuses, the back-end itself may take.\n" +
+		"- **While a back-end is down**, requests that somebody waits for try it last, and rows of batches run on the fallback at once; one of them tries the back-end every\n" +
+		"  30 seconds, or when the back-end asked to be tried, and when it answers, all go there again. If all are down, rows wait, however long, for whichever is back first. The log has a\n" +
+		"  line when requests go on to a fallback, at most one a minute for each back-end.\n" +
+		"- **Embeddings** go only to fallbacks that run the model under the same name: vectors of different models can't be compared.\n" +
+		"- **Limits.** `max_in_flight` and `batch_in_flight` of a back-end hold for all that it gets, as a fallback too; what is over them waits and does not go to a\n" +
+		"  fallback. `max_in_flight` of an entry of `models` holds for its requests wherever they run. Requests that somebody waits for go before rows of batches.\n")
 	return b.Bytes()
 }
 

@@ -29,6 +29,7 @@ type commands struct {
 	Events     eventsCommand     `cmd:"" help:"See what happened, as it happens if you like."`
 	Deliveries deliveriesCommand `cmd:"" help:"See what was sent and what came back; send again."`
 	Jobs       jobsCommand       `cmd:"" help:"See jobs, and the story of each."`
+	Models     modelsCommand     `cmd:"" help:"See the models of a server, and what each can."`
 	Projects   projectsCommand   `cmd:"" help:"Manage projects (operators)."`
 	Keys       keysCommand       `cmd:"" help:"Manage API keys, signing keys and the master key (operators)."`
 

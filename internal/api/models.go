@@ -48,22 +48,11 @@ func (a *api) listModels(c *call) (any, error) {
 
 // getModel answers a name that is listed or that a back-end would take.
 func (a *api) getModel(c *call) (any, error) {
-	name := string(c.id())
-	all, err := a.models(c)
-	if err != nil {
-		return nil, err
+	d, ok := a.Backend.(backend.Describer)
+	if !ok {
+		return backend.Describe(string(c.id())), nil
 	}
-	for _, m := range all {
-		if m.Name == "models/"+name {
-			return m, nil
-		}
-	}
-	if r, ok := a.Backend.(backend.Resolver); ok {
-		if err := r.Resolve(name); err != nil {
-			return nil, err
-		}
-	}
-	return backend.Describe(name), nil
+	return d.Describe(c.Context(), string(c.id()))
 }
 
 // generation reads a generateContent body for the model in the path.

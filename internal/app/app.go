@@ -102,6 +102,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	models.Attach = func(ctx context.Context, project ringback.ID, body *genai.GenerateContentRequest) (*genai.GenerateContentRequest, func(), error) {
 		return files.To(ctx, project, time.Now(), body)
 	}
+	models.Log = log
 	if a.listener, err = listen(c.Listen); err != nil {
 		return nil, err
 	}

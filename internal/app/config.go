@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -114,8 +115,20 @@ type ModelRoute struct {
 	Backend string `yaml:"backend"`
 	// As is the model's name there, if it is another.
 	As string `yaml:"as"`
-	// MaxInFlight bounds the requests under way at once; zero means no bound.
+	// Fallbacks are tried in their order when a request fails there for a reason
+	// that is not its own.
+	Fallbacks []FallbackRoute `yaml:"fallbacks"`
+	// MaxInFlight bounds the requests under way at once, on whichever back-end; zero
+	// means no bound.
 	MaxInFlight int `yaml:"max_in_flight"`
+}
+
+// FallbackRoute is a further place for the requests of a ModelRoute.
+type FallbackRoute struct {
+	// Backend is a name under backends.
+	Backend string `yaml:"backend"`
+	// As is the model's name there, if it is not the one that was asked for.
+	As string `yaml:"as"`
 }
 
 // withDefaults sets what is zero and has a default that is not.
@@ -299,21 +312,32 @@ func (c *Config) router() (*backend.Router, error) {
 		if m.MaxInFlight < 0 {
 			return nil, fmt.Errorf("models[%d].max_in_flight: it can't be negative", i)
 		}
-		routes = append(routes, backend.Route{Match: m.Match, Backend: b, As: m.As, Limits: backend.Limits{InFlight: m.MaxInFlight}})
+		route := backend.Route{Match: m.Match, Name: m.Backend, Backend: b, As: m.As, Limits: backend.Limits{InFlight: m.MaxInFlight}}
+		for k, f := range m.Fallbacks {
+			at := fmt.Sprintf("models[%d].fallbacks[%d]", i, k)
+			if built[f.Backend] == nil {
+				return nil, fmt.Errorf("%s.backend: %q is not among backends", at, f.Backend)
+			}
+			if f == (FallbackRoute{m.Backend, m.As}) || slices.Contains(m.Fallbacks[:k], f) {
+				return nil, fmt.Errorf("%s: model and back-end are the same as before; give another backend or as", at)
+			}
+			route.Fallbacks = append(route.Fallbacks, backend.Fallback{Name: f.Backend, Backend: built[f.Backend], As: f.As})
+		}
+		routes = append(routes, route)
 	}
 	if c.OpenAIURL != "" {
 		b, err := openai.New(openai.Config{BaseURL: c.OpenAIURL, APIKey: c.OpenAIKey})
 		if err != nil {
 			return nil, fmt.Errorf("openai_url: %w", err)
 		}
-		routes = append(routes, backend.Route{Match: "*", Backend: b})
+		routes = append(routes, backend.Route{Match: "*", Name: "openai_url", Backend: b})
 	}
 	if c.Emulator || c.Dev || c.Scenario != "" {
 		b, err := BackendConfig{Type: "emulator", Scenario: c.Scenario}.build()
 		if err != nil {
 			return nil, fmt.Errorf("scenario: %w", err)
 		}
-		routes = append(routes, backend.Route{Match: "*", Backend: b})
+		routes = append(routes, backend.Route{Match: "*", Name: "emulator", Backend: b})
 	}
 	if len(routes) == 0 {
 		return nil, fmt.Errorf("no model can run: give --openai-url URL, or backends and models in the file (docs/config.md), or --emulator to try without a model")

@@ -40,6 +40,18 @@ func TestCheck(t *testing.T) {
 		{"unknown back-end", func(c *Config) {
 			c.Backends, c.Models = emulated, []ModelRoute{{Match: "a", Backend: "e"}, {Match: "b", Backend: "f"}}
 		}, `models[1].backend: "f" is not among backends`},
+		{"fallbacks", func(c *Config) {
+			c.Backends, c.Models = emulated, []ModelRoute{{Match: "a", Backend: "e", Fallbacks: []FallbackRoute{{Backend: "e", As: "x"}, {Backend: "e", As: "y"}}}}
+		}, ""},
+		{"unknown fallback", func(c *Config) {
+			c.Backends, c.Models = emulated, []ModelRoute{{Match: "a", Backend: "e", Fallbacks: []FallbackRoute{{Backend: "e", As: "x"}, {Backend: "f"}}}}
+		}, `models[0].fallbacks[1].backend: "f" is not among backends`},
+		{"fallback on itself", func(c *Config) {
+			c.Backends, c.Models = emulated, []ModelRoute{{Match: "a", Backend: "e", As: "x", Fallbacks: []FallbackRoute{{Backend: "e", As: "x"}}}}
+		}, `models[0].fallbacks[0]: model and back-end are the same as before`},
+		{"the same fallback again", func(c *Config) {
+			c.Backends, c.Models = emulated, []ModelRoute{{Match: "a", Backend: "e", Fallbacks: []FallbackRoute{{Backend: "e", As: "x"}, {Backend: "e", As: "x"}}}}
+		}, `models[0].fallbacks[1]: model and back-end`},
 		{"malformed pattern", func(c *Config) { c.Backends, c.Models = emulated, []ModelRoute{{Match: "[", Backend: "e"}} }, "models[0].match:"},
 		{"empty pattern", func(c *Config) { c.Backends, c.Models = emulated, []ModelRoute{{Backend: "e"}} }, "models[0].match:"},
 		{"unknown type", func(c *Config) { c.Backends = map[string]BackendConfig{"b": {Type: "magic"}} }, `backends.b: type: "magic" is neither openai nor emulator`},

@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +29,8 @@ type Limits struct {
 // gate keeps the limits of one back-end and decides who is next. It also notices
 // when the back-end can't be used: then rows of batches wait, first for as long
 // as the back-end asked for or a growing while, then one of them tries. Requests
-// that somebody waits for are let through: they have tries of their own.
+// that somebody waits for are let through: they have tries of their own. Rows that
+// may go to another back-end are turned away instead of waiting.
 type gate struct {
 	limits Limits
 	now    func() time.Time
@@ -43,12 +45,16 @@ type gate struct {
 	failures int              // In a row, of the kinds that mean the back-end can't be used.
 	holds    int              // In a row, since the last answer.
 	hold     time.Time        // Until when rows wait.
+	down     bool             // There was a hold since the last answer.
 	timer    *time.Timer      // Ends the hold.
 }
 
 type waiter struct {
 	turn  Turn
 	ready chan struct{}
+	// elsewhere: it would rather be turned away than wait for the back-end to be
+	// usable again. away says that it was; it is set before ready is closed.
+	elsewhere, away bool
 }
 
 // line is the waiting rows of one batch.
@@ -67,9 +73,22 @@ func newGate(l Limits) *gate {
 	return &gate{limits: l, now: time.Now, lines: make(map[string]*line)}
 }
 
+// errHeld is the error of a row that was turned away.
+var errHeld = errors.New("the back-end can't be used for now")
+
 // enter waits for the turn's place.
 func (g *gate) enter(ctx context.Context, t Turn) (pass, error) {
-	w := &waiter{turn: t, ready: make(chan struct{})}
+	return g.queue(ctx, &waiter{turn: t, ready: make(chan struct{})})
+}
+
+// enterUnlessHeld is enter, but a row is turned away with errHeld when the back-end
+// can't be used, also if that turns out while it waits.
+func (g *gate) enterUnlessHeld(ctx context.Context, t Turn) (pass, error) {
+	return g.queue(ctx, &waiter{turn: t, ready: make(chan struct{}), elsewhere: true})
+}
+
+func (g *gate) queue(ctx context.Context, w *waiter) (pass, error) {
+	t := w.turn
 	g.mu.Lock()
 	if t.Batch == "" {
 		spare.Asked()
@@ -87,11 +106,17 @@ func (g *gate) enter(ctx context.Context, t Turn) (pass, error) {
 	g.mu.Unlock()
 	select {
 	case <-w.ready:
+		if w.away {
+			return pass{}, errHeld
+		}
 		return p, nil
 	default:
 	}
 	select {
 	case <-w.ready:
+		if w.away {
+			return pass{}, errHeld
+		}
 		g.mu.Lock()
 		p.answered = g.answered
 		g.mu.Unlock()
@@ -102,7 +127,9 @@ func (g *gate) enter(ctx context.Context, t Turn) (pass, error) {
 	defer g.mu.Unlock()
 	select {
 	case <-w.ready: // In between; the place goes to the next.
-		g.leave(p)
+		if !w.away {
+			g.leave(p)
+		}
 	default:
 		g.drop(w)
 	}
@@ -126,8 +153,53 @@ func (g *gate) drop(w *waiter) {
 	}
 }
 
-// admit lets in whoever may. g.mu is held.
+// held reports whether a row would wait for the back-end to be usable again: until
+// the hold ends, or until the one that tries then has its answer. g.mu is held.
+func (g *gate) held() bool {
+	return g.down && g.rows > 0 || !g.hold.IsZero() && g.now().Before(g.hold)
+}
+
+// heldFor is how long it is worth waiting before the back-end is tried again, 0 if
+// rows may enter.
+func (g *gate) heldFor() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.held() {
+		return 0
+	}
+	if wait := g.hold.Sub(g.now()); wait > 0 {
+		return wait
+	}
+	return minHold
+}
+
+// onHold reports whether the back-end is believed to be of no use now.
+func (g *gate) onHold() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.now().Before(g.hold)
+}
+
+// admit lets in whoever may, and turns away who rather goes elsewhere. g.mu is held.
 func (g *gate) admit() {
+	g.letIn()
+	if !g.held() {
+		return
+	}
+	for batch, l := range g.lines {
+		l.waiters = slices.DeleteFunc(l.waiters, func(w *waiter) bool {
+			if w.away = w.elsewhere; w.away {
+				close(w.ready)
+			}
+			return w.away
+		})
+		if len(l.waiters) == 0 {
+			delete(g.lines, batch)
+		}
+	}
+}
+
+func (g *gate) letIn() {
 	free := func() bool { return g.limits.InFlight == 0 || g.inFlight < g.limits.InFlight }
 	for len(g.urgent) > 0 && free() {
 		close(g.urgent[0].ready)
@@ -182,6 +254,13 @@ func (g *gate) next() (batch string) {
 	return batch
 }
 
+// giveBack gives a place back without noting what came of the request.
+func (g *gate) giveBack(p pass) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leave(p)
+}
+
 // leave gives a place back. g.mu is held.
 func (g *gate) leave(p pass) {
 	g.inFlight--
@@ -216,7 +295,7 @@ func (g *gate) done(ctx context.Context, p pass, err error) error {
 		g.suspend(&own)
 	} else {
 		g.answered++
-		g.failures, g.holds = 0, 0
+		g.failures, g.holds, g.down = 0, 0, false
 		if p.turn.Batch == "" {
 			spare.Asked() // The answer is still to be handed out.
 		}
@@ -236,6 +315,7 @@ func (g *gate) suspend(e *Error) {
 		wait = min(minHold<<min(g.holds, 10), maxHold)
 		g.holds++
 	}
+	g.down = true
 	if until := g.now().Add(wait); until.After(g.hold) {
 		g.hold = until
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"log/slog"
 	"path"
 	"slices"
 	"strings"
@@ -20,20 +21,29 @@ type Route struct {
 	Backend Backend
 	// As is the name that the back-end knows; empty means the same.
 	As string
+	// Name is the back-end's, for the log.
+	Name string
+	// Fallbacks are tried in their order when a request fails for a reason that is
+	// not its own (fallback.go).
+	Fallbacks []Fallback
 	// Limits bound the requests of this route; those of the back-end are given
 	// to NewRouter.
 	Limits Limits
 
-	gates []*gate // In the order in which they are entered.
+	own     *gate     // Of the route's limits, if it has any.
+	targets []*target // The back-end, then the fallbacks.
 }
 
 // Router is a Backend that passes each request to the first route that matches
 // its model.
 type Router struct {
+	// Log, if not nil, is told of requests that went on to a fallback.
+	Log *slog.Logger
 	// Attach, if not nil, puts the files of a project that a request points to into
 	// the request. release is called when it was answered. It is called when the
 	// request's turn has come, so that few are in memory.
 	Attach func(ctx context.Context, project ringback.ID, body *genai.GenerateContentRequest) (_ *genai.GenerateContentRequest, release func(), err error)
+
 	routes []Route
 }
 
@@ -47,37 +57,45 @@ const RowsInFlight = 64
 func NewRouter(routes []Route, limits map[Backend]Limits) (*Router, error) {
 	routes = slices.Clone(routes)
 	gates := make(map[Backend]*gate)
-	for i := range routes {
-		r := &routes[i]
-		g := gates[r.Backend]
-		if g == nil {
-			l := limits[r.Backend]
+	gateOf := func(b Backend) *gate {
+		if gates[b] == nil {
+			l := limits[b]
 			if l.Rows == 0 {
 				l.Rows = RowsInFlight
 			}
-			g = newGate(l)
-			gates[r.Backend] = g
+			gates[b] = newGate(l)
 		}
-		if r.Limits != (Limits{}) {
-			r.gates = append(r.gates, newGate(r.Limits))
-		}
-		r.gates = append(r.gates, g)
+		return gates[b]
+	}
+	for i := range routes {
+		r := &routes[i]
 		if _, err := path.Match(r.Match, ""); err != nil || r.Match == "" {
 			return nil, fmt.Errorf("%q is not a model name or pattern", r.Match)
+		}
+		if r.Limits != (Limits{}) {
+			r.own = newGate(r.Limits)
+		}
+		for k, f := range append([]Fallback{{r.Name, r.Backend, r.As}}, r.Fallbacks...) {
+			r.targets = append(r.targets, &target{Fallback: f, first: k == 0, gate: gateOf(f.Backend)})
 		}
 	}
 	return &Router{routes: routes}, nil
 }
 
+// matches reports whether the route takes a model. A bare "*" takes all.
+func (r *Route) matches(model string) bool {
+	ok, _ := path.Match(r.Match, model)
+	return ok || r.Match == "*"
+}
+
+// named reports whether the route is for one model, not for a pattern.
+func (r *Route) named() bool { return !strings.ContainsAny(r.Match, `*?[\`) }
+
 // find returns the route of a model, and the model's name there.
 func (r *Router) find(model string) (*Route, string, error) {
 	for i := range r.routes {
-		route := &r.routes[i]
-		if ok, _ := path.Match(route.Match, model); ok || route.Match == "*" {
-			if route.As != "" {
-				model = route.As
-			}
-			return route, model, nil
+		if route := &r.routes[i]; route.matches(model) {
+			return route, route.targets[0].model(model), nil
 		}
 	}
 	names := make([]string, len(r.routes))
@@ -96,9 +114,14 @@ func (r *Router) Resolve(model string) error {
 
 // through runs f when it is the turn's time at all gates of the route.
 func (r *Route) through(ctx context.Context, t Turn, f func() error) error {
+	gates := make([]*gate, 0, 2)
+	if r.own != nil {
+		gates = append(gates, r.own)
+	}
+	gates = append(gates, r.targets[0].gate)
 	passes := make([]pass, 0, 2)
 	var err error
-	for _, g := range r.gates {
+	for _, g := range gates {
 		var p pass
 		if p, err = g.enter(ctx, t); err != nil {
 			break
@@ -109,15 +132,23 @@ func (r *Route) through(ctx context.Context, t Turn, f func() error) error {
 		err = f()
 	}
 	for i := len(passes) - 1; i >= 0; i-- {
-		err = r.gates[i].done(ctx, passes[i], err)
+		err = gates[i].done(ctx, passes[i], err)
 	}
 	return err
 }
 
-// attached is the request as the back-end of a route gets it.
-func (r *Router) attached(ctx context.Context, req *Request, model string) (_ *Request, release func(), err error) {
+// sign says which model answered, if the back-end does not: with other names and
+// fallbacks that is not plain from the request.
+func (t *target) sign(resp *genai.GenerateContentResponse, asked string) {
+	if resp.ModelVersion == "" {
+		resp.ModelVersion = t.model(asked)
+	}
+}
+
+// attached is the request as a target gets it.
+func (r *Router) attached(ctx context.Context, req *Request, t *target) (_ *Request, release func(), err error) {
 	own := *req
-	own.Model = model
+	own.Model = t.model(req.Model)
 	if r.Attach == nil {
 		return &own, func() {}, nil
 	}
@@ -127,18 +158,21 @@ func (r *Router) attached(ctx context.Context, req *Request, model string) (_ *R
 
 // Generate implements Backend.
 func (r *Router) Generate(ctx context.Context, req *Request) (resp *genai.GenerateContentResponse, err error) {
-	route, model, err := r.find(req.Model)
+	route, _, err := r.find(req.Model)
 	if err != nil {
 		return nil, err
 	}
-	err = route.through(ctx, req.Turn, func() (err error) {
-		own, release, err := r.attached(ctx, req, model)
+	err = r.run(ctx, route, route.targets, req.Model, req.Turn, func(t *target) (begun bool, err error) {
+		own, release, err := r.attached(ctx, req, t)
 		if err != nil {
-			return err
+			return false, err
 		}
 		defer release()
-		resp, err = route.Backend.Generate(ctx, own)
-		return err
+		resp, err = t.Backend.Generate(ctx, own)
+		if err == nil {
+			t.sign(resp, req.Model)
+		}
+		return false, err
 	})
 	if err != nil {
 		return nil, err
@@ -146,19 +180,21 @@ func (r *Router) Generate(ctx context.Context, req *Request) (resp *genai.Genera
 	return resp, nil
 }
 
-// Embed implements Embedder. A back-end that can't embed refuses the request.
+// Embed implements Embedder. A back-end that can't embed refuses the request. Vectors
+// of different models can't be compared, so fallbacks count only if they run the
+// model under the same name.
 func (r *Router) Embed(ctx context.Context, req *EmbedRequest) (e *Embedding, err error) {
-	route, model, err := r.find(req.Model)
+	route, _, err := r.find(req.Model)
 	if err != nil {
 		return nil, err
 	}
-	embedder, ok := route.Backend.(Embedder)
-	if !ok {
+	targets := route.embedders(req.Model)
+	if len(targets) == 0 {
 		return nil, &Error{Kind: InvalidRequest, Message: fmt.Sprintf("the back-end of model %q makes no embeddings", req.Model)}
 	}
-	err = route.through(ctx, req.Turn, func() (err error) {
-		e, err = embedder.Embed(ctx, &EmbedRequest{Model: model, Body: req.Body, Turn: req.Turn})
-		return err
+	err = r.run(ctx, route, targets, req.Model, req.Turn, func(t *target) (begun bool, err error) {
+		e, err = t.Backend.(Embedder).Embed(ctx, &EmbedRequest{Model: t.model(req.Model), Body: req.Body, Turn: req.Turn})
+		return false, err
 	})
 	if err != nil {
 		return nil, err
@@ -169,27 +205,29 @@ func (r *Router) Embed(ctx context.Context, req *EmbedRequest) (e *Embedding, er
 // Stream implements Streamer.
 func (r *Router) Stream(ctx context.Context, req *Request) iter.Seq2[*genai.GenerateContentResponse, error] {
 	return func(yield func(*genai.GenerateContentResponse, error) bool) {
-		route, model, err := r.find(req.Model)
+		route, _, err := r.find(req.Model)
 		if err != nil {
 			yield(nil, err)
 			return
 		}
 		listening := true
-		err = route.through(ctx, req.Turn, func() error {
-			own, release, err := r.attached(ctx, req, model)
+		err = r.run(ctx, route, route.targets, req.Model, req.Turn, func(t *target) (begun bool, err error) {
+			own, release, err := r.attached(ctx, req, t)
 			if err != nil {
-				return err
+				return false, err
 			}
 			defer release()
-			for chunk, err := range Stream(ctx, route.Backend, own) {
+			for chunk, err := range Stream(ctx, t.Backend, own) {
 				if err != nil {
-					return err
+					return begun, err
 				}
+				begun = true
+				t.sign(chunk, req.Model)
 				if listening = yield(chunk, nil); !listening {
-					return nil
+					return begun, nil
 				}
 			}
-			return nil
+			return begun, nil
 		})
 		if err != nil && listening {
 			yield(nil, err)
@@ -198,51 +236,20 @@ func (r *Router) Stream(ctx context.Context, req *Request) iter.Seq2[*genai.Gene
 }
 
 // CountTokens implements TokenCounter. It estimates for a back-end that can't count.
-func (r *Router) CountTokens(ctx context.Context, req *Request) (int, error) {
-	route, model, err := r.find(req.Model)
+func (r *Router) CountTokens(ctx context.Context, req *Request) (n int, err error) {
+	route, _, err := r.find(req.Model)
 	if err != nil {
 		return 0, err
 	}
-	if c, ok := route.Backend.(TokenCounter); ok {
-		return c.CountTokens(ctx, &Request{Model: model, Body: req.Body})
-	}
-	return EstimateTokens(req.Body), nil
-}
-
-// Models implements ModelLister: the names in the routes, then what the
-// back-ends behind patterns list.
-func (r *Router) Models(ctx context.Context) ([]genai.Model, error) {
-	var all []genai.Model
-	add := func(m genai.Model) {
-		if !slices.ContainsFunc(all, func(x genai.Model) bool { return x.Name == m.Name }) {
-			all = append(all, m)
-		}
-	}
-	for _, route := range r.routes {
-		if !strings.ContainsAny(route.Match, `*?[\`) {
-			add(Describe(route.Match))
-			continue
-		}
-		l, ok := route.Backend.(ModelLister)
+	for _, t := range route.targets {
+		c, ok := t.Backend.(TokenCounter)
 		if !ok {
-			continue
+			return EstimateTokens(req.Body), nil
 		}
-		models, err := l.Models(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range models {
-			name := strings.TrimPrefix(m.Name, "models/")
-			if ok, _ := path.Match(route.Match, name); ok || route.Match == "*" {
-				add(m)
-			}
+		n, err = c.CountTokens(ctx, &Request{Model: t.model(req.Model), Body: req.Body})
+		if err == nil || ctx.Err() != nil || AsError(err).Kind == InvalidRequest {
+			break
 		}
 	}
-	return all, nil
-}
-
-// Describe returns what can be said of a model that is known by name only.
-func Describe(name string) genai.Model {
-	return genai.Model{Name: "models/" + name, BaseModelID: name, Version: "001", DisplayName: name,
-		SupportedGenerationMethods: []string{"generateContent", "streamGenerateContent", "countTokens", "batchGenerateContent", "embedContent", "asyncBatchEmbedContent"}}
+	return n, err
 }

@@ -2,8 +2,10 @@ package backend
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"ringback.dev/internal/genai"
 )
@@ -66,24 +68,84 @@ type VideoResult struct {
 }
 
 // MakeVideos implements VideoMaker. A back-end that makes no videos refuses the
-// request.
+// request. Once a video was begun or something was noted it is one back-end's, also
+// in further runs: another would be paid for the same again.
 func (r *Router) MakeVideos(ctx context.Context, req *VideoRequest, out VideoOutput) (res *VideoResult, err error) {
-	route, model, err := r.find(req.Model)
+	route, _, err := r.find(req.Model)
 	if err != nil {
 		return nil, err
 	}
-	maker, ok := route.Backend.(VideoMaker)
-	if !ok {
+	targets, checkpoint := route.goOn(req.Model, req.Checkpoint)
+	if len(targets) == 0 {
 		return nil, &Error{Kind: InvalidRequest, Message: fmt.Sprintf("the back-end of model %q makes no videos", req.Model)}
 	}
-	err = route.through(ctx, Turn{}, func() (err error) {
+	err = r.run(ctx, route, targets, req.Model, Turn{}, func(t *target) (begun bool, err error) {
 		own := *req
-		own.Model = model
-		res, err = maker.MakeVideos(ctx, &own, out)
-		return err
+		own.Model, own.Checkpoint = t.model(req.Model), checkpoint
+		made := &begunVideos{VideoOutput: out, by: t.checkpointName(req.Model)}
+		res, err = t.Backend.(VideoMaker).MakeVideos(ctx, &own, made)
+		return made.begun.Load(), err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return res, nil
+}
+
+// begunVideos notes whether a back-end has begun. Checkpoints of a fallback carry its
+// name, so that the next run finds the one that they are for.
+type begunVideos struct {
+	VideoOutput
+	by    string // Empty for the route's own back-end.
+	begun atomic.Bool
+}
+
+func (v *begunVideos) Create(ctx context.Context, mimeType string) (io.WriteCloser, error) {
+	v.begun.Store(true)
+	return v.VideoOutput.Create(ctx, mimeType)
+}
+
+func (v *begunVideos) Note(ctx context.Context, checkpoint []byte) error {
+	v.begun.Store(true)
+	if v.by != "" {
+		var err error
+		if checkpoint, err = json.Marshal(fallbackCheckpoint{v.by, checkpoint}); err != nil {
+			return err
+		}
+	}
+	return v.VideoOutput.Note(ctx, checkpoint)
+}
+
+type fallbackCheckpoint struct {
+	Fallback   string `json:"ringback_fallback"`
+	Checkpoint []byte `json:"checkpoint"`
+}
+
+// checkpointName tells a fallback from the others, also when the configuration has
+// changed since.
+func (t *target) checkpointName(asked string) string {
+	if t.first {
+		return ""
+	}
+	return t.model(asked) + " on " + t.Name
+}
+
+// goOn returns who may make the videos of a request, and the checkpoint that is
+// theirs: who noted it. If that one is gone, others begin anew.
+func (r *Route) goOn(asked string, noted []byte) (targets []*target, checkpoint []byte) {
+	targets = r.videoMakers()
+	if noted == nil {
+		return targets, nil
+	}
+	by := fallbackCheckpoint{Checkpoint: noted}
+	var read fallbackCheckpoint
+	if json.Unmarshal(noted, &read) == nil && read.Fallback != "" {
+		by = read
+	}
+	for _, t := range targets {
+		if t.checkpointName(asked) == by.Fallback {
+			return []*target{t}, by.Checkpoint
+		}
+	}
+	return targets, nil
 }
