@@ -201,6 +201,15 @@ func renderConfigDoc(t *testing.T) []byte {
 			fmt.Fprintf(&b, "| %s | %s |\n", row.keys, row.text)
 		}
 	}
+	b.WriteString("\n## OpenAI-compatible servers\n\nWhat a request holds beside text is sent in these forms. A server says itself what its models can't take; what the protocol has no form for\n" +
+		"is refused by the name of its field.\n\n| data in a request | sent as |\n| --- | --- |\n" +
+		"| images | `image_url` with the data |\n" +
+		"| audio: WAV, MP3, FLAC, Ogg, Opus, WebM, AAC, AIFF, M4A | `input_audio` |\n" +
+		"| videos | `video_url` with the data, as vLLM takes it |\n" +
+		"| PDF and Office documents | `file` |\n" +
+		"| documents of type `text/…`, JSON, XML, YAML, source code | text |\n\n" +
+		"Thoughts, speech, images and refusals come back as such, tokens of thoughts and of the cache are counted apart. An answer by a schema is asked for with\n" +
+		"`strict` where OpenAI would take the schema so: each object needs all its properties.\n")
 	b.WriteString("\n## Other names, fallbacks and limits\n\n```yaml\n" + routing + "```\n\n" +
 		"- **Other names.** Who asks for `fast` gets `gemma3` of the back-end `gpu`. `ringback models` and `GET /v1/models` list the name with what it stands for; the\n" +
 		"  `modelVersion` of each answer says what ran.\n" +

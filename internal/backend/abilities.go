@@ -33,22 +33,22 @@ func (r *Route) embedders(asked string) []*target {
 	return all
 }
 
-// videoMakers are the targets that make videos.
-func (r *Route) videoMakers() []*target {
+// videoMakers are the targets that make a model's videos.
+func (r *Route) videoMakers(asked string) []*target {
 	return slices.DeleteFunc(slices.Clone(r.targets), func(t *target) bool {
 		_, ok := t.Backend.(VideoMaker)
 		return !ok
 	})
 }
 
-// methods are what can be done with a route's models: any back-end generates, other
-// abilities are optional interfaces.
-func (r *Route) methods() []string {
+// methods are what can be done with a model of the route: any back-end generates,
+// other abilities are optional interfaces.
+func (r *Route) methods(asked string) []string {
 	all := []string{"generateContent", "streamGenerateContent", "countTokens", "batchGenerateContent"}
-	if len(r.embedders("")) > 0 {
+	if len(r.embedders(asked)) > 0 {
 		all = append(all, "embedContent", "asyncBatchEmbedContent")
 	}
-	if len(r.videoMakers()) > 0 {
+	if len(r.videoMakers(asked)) > 0 {
 		all = append(all, "predictLongRunning")
 	}
 	return all
@@ -66,7 +66,7 @@ func (r *Route) describe(name string) genai.Model {
 // complete adds the methods, unless the back-end itself knows them for each model.
 func (r *Route) complete(m genai.Model) genai.Model {
 	if m.SupportedGenerationMethods == nil {
-		m.SupportedGenerationMethods = r.methods()
+		m.SupportedGenerationMethods = r.methods(strings.TrimPrefix(m.Name, "models/"))
 	}
 	return m
 }

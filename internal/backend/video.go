@@ -133,7 +133,7 @@ func (t *target) checkpointName(asked string) string {
 // goOn returns who may make the videos of a request, and the checkpoint that is
 // theirs: who noted it. If that one is gone, others begin anew.
 func (r *Route) goOn(asked string, noted []byte) (targets []*target, checkpoint []byte) {
-	targets = r.videoMakers()
+	targets = r.videoMakers(asked)
 	if noted == nil {
 		return targets, nil
 	}

@@ -333,6 +333,16 @@ func TestErrorsWithinAnswers(t *testing.T) {
 			}
 		}
 	}
+	b, err := openai.New(openai.Config{BaseURL: "http://gpu.corp.example:8000/v1", MaxRetries: -1,
+		Transport: network(func(*http.Request) (*http.Response, error) {
+			return reply(400, `{"message":"gpu.corp.example:8000 (gpu.corp.example) is cold"}`), nil
+		})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Generate(t.Context(), ask(genai.TextPart("hi"))); err == nil || err.Error() != "the back-end answered 400: (address) ((address)) is cold" {
+		t.Errorf("got %v", err)
+	}
 	long := connect(t, body(strings.NewReader("event: error\ndata: not JSON, "+strings.Repeat("é", 5000)+"\n\n")))
 	for _, err := range long.Stream(t.Context(), ask(genai.TextPart("hi"))) {
 		if e := backend.AsError(err); err == nil || !strings.Contains(e.Message, "error: not JSON, é") || len(e.Message) > 1100 {

@@ -165,8 +165,8 @@ func (b *Backend) clean(err error) error {
 	}
 	m = urls.ReplaceAllString(m, "(address)")
 	m = addresses.ReplaceAllString(m, "(address)")
-	if b.host != "" {
-		m = strings.ReplaceAll(m, b.host, "(address)")
+	for _, host := range b.hosts {
+		m = strings.ReplaceAll(m, host, "(address)")
 	}
 	m = keys.ReplaceAllString(m, "(key)")
 	if m = strings.ToValidUTF8(m, "\ufffd"); len(m) > maxMessage {

@@ -53,7 +53,7 @@ const (
 // Backend implements backend.Backend. Make one with New.
 type Backend struct {
 	base    string
-	host    string // With its port.
+	hosts   []string // Its address in messages: with its port, and without.
 	key     string
 	timeout time.Duration
 	retries int
@@ -66,7 +66,10 @@ func New(c Config) (*Backend, error) {
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, fmt.Errorf("openai: the url %q must look like http://127.0.0.1:8000/v1", c.BaseURL)
 	}
-	b := &Backend{base: strings.TrimRight(c.BaseURL, "/"), host: u.Host, key: c.APIKey, timeout: c.Timeout, retries: c.MaxRetries}
+	b := &Backend{base: strings.TrimRight(c.BaseURL, "/"), hosts: []string{u.Host}, key: c.APIKey, timeout: c.Timeout, retries: c.MaxRetries}
+	if name := u.Hostname(); strings.Contains(name, ".") { // Any other might be a word.
+		b.hosts = append(b.hosts, name)
+	}
 	if b.timeout == 0 {
 		b.timeout = 10 * time.Minute
 	}

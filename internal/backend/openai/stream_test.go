@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -177,6 +178,23 @@ data: [DONE]
 	chunks, last, err := told(t, event(`{"refusal":"I "}`)+event(`{"refusal":"won't."}`)+`data: {"choices":[{"delta":{},"finish_reason":"stop"}]}`+"\n\n", false)
 	if err != nil || !slices.Equal(chunks, []string{"I ", "won't.", ""}) || last.Candidates[0].FinishReason != genai.FinishSafety {
 		t.Errorf("a refusal: got %q, %+v, %v", chunks, last, err)
+	}
+}
+
+// TestSpeechInStreams: raw samples are the one form of speech that comes in pieces.
+func TestSpeechInStreams(t *testing.T) {
+	b := connect(t, func(r *http.Request) (*http.Response, error) {
+		var sent struct{ Audio json.RawMessage }
+		if err := json.NewDecoder(r.Body).Decode(&sent); err != nil || string(sent.Audio) != `{"voice":"alloy","format":"pcm16"}` {
+			t.Errorf("got %s, %v", sent.Audio, err)
+		}
+		return reply(200, event(`{"audio":{"data":"AAAA"}}`)+end), nil
+	})
+	q := request(t, `{"contents":[{"parts":[{"text":"q"}]}],"generationConfig":{"responseModalities":["AUDIO"]}}`)
+	for _, err := range b.Stream(t.Context(), q) {
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }
 
