@@ -101,14 +101,15 @@ func (r *Router) round(ctx context.Context, left *[]*target, model string, turn 
 	}
 	for i, t := range order {
 		begun, err := t.attempt(ctx, turn, f)
+		var said *Error
 		switch {
 		case errors.Is(err, errHeld):
 			o.held = true
 			continue
-		case err == nil, begun, ctx.Err() != nil:
+		case err == nil, begun, ctx.Err() != nil, !errors.As(err, &said): // The last is nothing that a back-end said.
 			return outcome{final: true, err: err}
 		}
-		switch AsError(err).Kind {
+		switch said.Kind {
 		case InvalidRequest:
 			if t.first {
 				return outcome{final: true, err: err}

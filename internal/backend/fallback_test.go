@@ -208,6 +208,13 @@ func TestNoFallback(t *testing.T) {
 	}
 	b.wasAsked(t)
 
+	own := errors.New("the disk is full")
+	a.answer = func(context.Context, string) error { return own }
+	if _, err := r.Generate(t.Context(), &backend.Request{Model: "m"}); !errors.Is(err, own) {
+		t.Errorf("an error of no back-end: got %v", err)
+	}
+	b.wasAsked(t)
+
 	a.answer, a.broken = always(backend.Unavailable), 2
 	var got []string
 	for chunk, err := range r.Stream(t.Context(), &backend.Request{Model: "m"}) {
