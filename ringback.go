@@ -57,7 +57,8 @@ type Job struct {
 	Spec json.RawMessage
 	// Output is what the job produced, in the wire shape of its kind; nil until it ends.
 	Output json.RawMessage
-	// Failure says why the job failed; nil unless State is Failed or Expired.
+	// Failure says why the job failed; nil unless State is Failed, Expired or
+	// BudgetExceeded.
 	Failure *Failure
 	// Idempotency, if not nil, is what the client gave to make creating it again
 	// harmless.

@@ -14,8 +14,10 @@ const (
 	RequiresAction State = "requires_action"
 	// Incomplete ends an interaction that was cut at its output limit.
 	Incomplete State = "incomplete"
-	Failed     State = "failed"
-	Cancelled  State = "cancelled"
+	// BudgetExceeded ends an interaction for which there is no money left.
+	BudgetExceeded State = "budget_exceeded"
+	Failed         State = "failed"
+	Cancelled      State = "cancelled"
 	// Expired ends a batch that was not done in time.
 	Expired State = "expired"
 )

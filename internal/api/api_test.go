@@ -50,6 +50,7 @@ const scenario = `rules:
 - {match: {model: fail}, error: {kind: internal, message: the model is not reachable}}
 - {match: {model: refuse}, error: {kind: invalid_request, message: the context is too long}}
 - {match: {model: busy}, rate_limit: {retry_after: 6500ms, times: 1000000}}
+- {match: {model: broke}, error: {kind: out_of_budget, message: the account is empty}}
 - {match: {model: slow}, delay: 24h, text: too late}
 - {match: {prompt: say hello}, text: Hello there}
 - {match: {prompt: think about it}, thought: one two, text: Three four}
@@ -160,7 +161,7 @@ func newServer(t testing.TB, change ...func(*api.Config)) *server {
 		t.Fatal(err)
 	}
 	var routes []backend.Route
-	for _, match := range []string{"gemini-*", "fail", "refuse", "busy", "org/model"} {
+	for _, match := range []string{"gemini-*", "fail", "refuse", "busy", "broke", "org/model"} {
 		routes = append(routes, backend.Route{Match: match, Backend: emulator.New(script)})
 	}
 	routes = append(routes, backend.Route{Match: "slow", Backend: telling{emulator.New(script), s.asked}})

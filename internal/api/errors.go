@@ -75,6 +75,7 @@ var backendRows = map[backend.Kind]errorRow{
 	backend.InvalidRequest: {400, "invalid_request", 400, "INVALID_ARGUMENT", ""},
 	backend.ModelNotFound:  {404, "model_not_found", 404, "NOT_FOUND", ""},
 	backend.RateLimited:    {429, "rate_limit_exceeded", 429, "RESOURCE_EXHAUSTED", ""},
+	backend.OutOfBudget:    {402, "payment_required", 429, "RESOURCE_EXHAUSTED", ""},
 	backend.Unavailable:    {503, "service_unavailable", 503, "UNAVAILABLE", ""},
 	backend.Timeout:        {504, "gateway_timeout", 504, "DEADLINE_EXCEEDED", ""},
 }

@@ -67,6 +67,7 @@ func TestStreams(t *testing.T) {
 		"stream_call":     `"model":"gemini-x","input":"weather?",` + weather,
 		"stream_cut":      `"model":"gemini-x","input":"cut it"`,
 		"stream_failed":   `"model":"fail","input":"hi"`,
+		"stream_budget":   `"model":"broke","input":"hi"`,
 		"stream_blocked":  `"model":"gemini-x","input":"something bad"`,
 		"stream_mismatch": `"model":"gemini-x","input":"not the schema","response_format":{"type":"object","properties":{"a":{"type":"integer"}}}`,
 	} {

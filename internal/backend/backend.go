@@ -68,6 +68,7 @@ const (
 	InvalidRequest Kind = "invalid_request" // The caller: the request can't be served as it is.
 	ModelNotFound  Kind = "model_not_found" // The caller: another name.
 	RateLimited    Kind = "rate_limited"    // The caller: later.
+	OutOfBudget    Kind = "out_of_budget"   // Who pays: the back-end's account has no money left.
 	Unauthorized   Kind = "unauthorized"    // The operator: the back-end refuses our credentials.
 	Unavailable    Kind = "unavailable"     // The operator: the back-end can't be reached or is overloaded.
 	Timeout        Kind = "timeout"         // The back-end did not answer in time.

@@ -287,7 +287,7 @@ func (g *gate) done(ctx context.Context, p pass, err error) error {
 		g.leave(p) // It was cut off; that says nothing.
 		return err
 	}
-	if err != nil && ctx.Err() == nil && (e.Kind == Unavailable || e.Kind == Unauthorized || e.Kind == RateLimited) {
+	if err != nil && ctx.Err() == nil && (e.Kind == Unavailable || e.Kind == Unauthorized || e.Kind == RateLimited || e.Kind == OutOfBudget) {
 		own := *e
 		own.OthersAnswered = own.OthersAnswered || g.answered > p.answered
 		err = &own

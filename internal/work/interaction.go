@@ -45,16 +45,14 @@ func (r *Runner) runInteraction(ctx context.Context, j *ringback.Job, lease ring
 	if spec.Stream {
 		return r.streamInteraction(ctx, j, lease, &spec, req, tell)
 	}
-	resp, err := r.Backend.Generate(ctx, &backend.Request{Model: j.Model, Body: req, Project: j.Project})
-	if err != nil {
-		if ctx.Err() != nil {
-			return Result{}, context.Cause(ctx)
-		}
-		e := backend.AsError(err)
-		return failedInteraction(interactionCode(e.Kind), e.Message)
-	}
 	t := newTalk(&spec, func(*genai.InteractionEvent) error { return nil })
-	return conclude(&spec, t, t.chunk(resp))
+	resp, err := r.Backend.Generate(ctx, &backend.Request{Model: j.Model, Body: req, Project: j.Project})
+	if err == nil {
+		err = t.chunk(resp)
+	} else if ctx.Err() != nil {
+		return Result{}, context.Cause(ctx)
+	}
+	return conclude(&spec, t, err)
 }
 
 // streamInteraction runs an interaction whose answer is told as it comes.
@@ -109,6 +107,8 @@ func interactionCode(k backend.Kind) string {
 		return "model_not_found"
 	case backend.RateLimited:
 		return "rate_limit_exceeded"
+	case backend.OutOfBudget:
+		return "payment_required"
 	case backend.Unavailable:
 		return "service_unavailable"
 	case backend.Timeout:
@@ -326,6 +326,9 @@ func conclude(spec *genai.InteractionSpec, t *talk, err error) (Result, error) {
 	case err != nil:
 		e := backend.AsError(err)
 		fail(interactionCode(e.Kind), e.Message)
+		if e.Kind == backend.OutOfBudget {
+			r.State = ringback.BudgetExceeded
+		}
 	case f != nil && f.BlockReason != "":
 		fail("invalid_request", "the prompt was blocked: "+f.BlockReason)
 	case slices.ContainsFunc(out.Steps, func(s genai.Step) bool { return s.Type == genai.StepFunctionCall }):

@@ -94,7 +94,7 @@ func rowCode(k backend.Kind) int {
 		return grpcInvalidArgument
 	case backend.ModelNotFound:
 		return grpcNotFound
-	case backend.RateLimited:
+	case backend.RateLimited, backend.OutOfBudget:
 		return grpcExhausted
 	case backend.Unauthorized:
 		return grpcPermissionDenied
@@ -161,7 +161,7 @@ func (r *row) run(ctx context.Context, be backend.Backend, project ringback.ID, 
 		switch {
 		case e.Kind == backend.InvalidRequest, e.Kind == backend.ModelNotFound:
 			return nil, &genai.RowError{Code: rowCode(e.Kind), Message: e.Message}, nil
-		case e.Kind == backend.RateLimited, e.Kind == backend.Unauthorized, e.Kind == backend.Unavailable && !e.OthersAnswered:
+		case e.Kind == backend.RateLimited, e.Kind == backend.OutOfBudget, e.Kind == backend.Unauthorized, e.Kind == backend.Unavailable && !e.OthersAnswered:
 			continue // The gate holds it until the back-end can be tried again.
 		}
 		if tries++; tries == maxTries {

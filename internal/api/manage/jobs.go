@@ -47,7 +47,7 @@ func (m *manage) listJobs(c *call) (any, error) {
 	if f.Kind != "" && f.Kind != ringback.KindInteraction && f.Kind != ringback.KindBatch {
 		return nil, invalid("kind: %q is neither %s nor %s", f.Kind, ringback.KindInteraction, ringback.KindBatch)
 	}
-	states := []ringback.State{"", ringback.Pending, ringback.Running, ringback.Completed, ringback.RequiresAction, ringback.Incomplete, ringback.Failed, ringback.Cancelled, ringback.Expired}
+	states := []ringback.State{"", ringback.Pending, ringback.Running, ringback.Completed, ringback.RequiresAction, ringback.Incomplete, ringback.BudgetExceeded, ringback.Failed, ringback.Cancelled, ringback.Expired}
 	if !slices.Contains(states, f.State) {
 		return nil, invalid("state: %q is none of %s", f.State, strings.Trim(fmt.Sprint(states[1:]), "[]"))
 	}

@@ -144,9 +144,9 @@ func (r *Rule) check() error {
 	}
 	if r.Error != nil {
 		switch r.Error.Kind {
-		case backend.InvalidRequest, backend.ModelNotFound, backend.RateLimited, backend.Unauthorized, backend.Unavailable, backend.Timeout, backend.Internal:
+		case backend.InvalidRequest, backend.ModelNotFound, backend.RateLimited, backend.OutOfBudget, backend.Unauthorized, backend.Unavailable, backend.Timeout, backend.Internal:
 		default:
-			return fmt.Errorf("error.kind: %q is none of invalid_request, model_not_found, rate_limited, unauthorized, unavailable, timeout, internal", r.Error.Kind)
+			return fmt.Errorf("error.kind: %q is none of invalid_request, model_not_found, rate_limited, out_of_budget, unauthorized, unavailable, timeout, internal", r.Error.Kind)
 		}
 	}
 	return nil

@@ -94,7 +94,7 @@ func failure(t *testing.T, answer network) *backend.Error {
 func TestStatus(t *testing.T) {
 	for status, want := range map[int]backend.Kind{
 		400: backend.InvalidRequest, 401: backend.Unauthorized, 403: backend.Unauthorized, 404: backend.ModelNotFound, 408: backend.Unavailable, 413: backend.InvalidRequest,
-		422: backend.InvalidRequest, 429: backend.RateLimited, 500: backend.Internal, 501: backend.Internal, 502: backend.Unavailable, 503: backend.Unavailable, 504: backend.Unavailable,
+		402: backend.OutOfBudget, 422: backend.InvalidRequest, 429: backend.RateLimited, 500: backend.Internal, 501: backend.Internal, 502: backend.Unavailable, 503: backend.Unavailable, 504: backend.Unavailable,
 	} {
 		e := failure(t, func(*http.Request) (*http.Response, error) {
 			return reply(status, `{"error":{"message":"its own words"}}`), nil
@@ -104,6 +104,14 @@ func TestStatus(t *testing.T) {
 		}
 		if told := strings.Contains(e.Message, "its own words"); told == (want == backend.Unauthorized) {
 			t.Errorf("%d: the caller is told %q", status, e.Message)
+		}
+	}
+	// Some say with another status that there is no money left.
+	for _, body := range []string{`{"error":{"message":"m","code":"insufficient_quota"}}`, `{"error":{"message":"m","type":"budget_exceeded","code":"400"}}`} {
+		for _, status := range []int{400, 429} {
+			if e := failure(t, func(*http.Request) (*http.Response, error) { return reply(status, body), nil }); e.Kind != backend.OutOfBudget {
+				t.Errorf("%d %s: got %s", status, body, e.Kind)
+			}
 		}
 	}
 	for body, want := range map[string]string{`{"error":"short"}`: "400: short", `<html>`: "400: Bad Request", `{"error":{}}`: "400: Bad Request", ``: "400: Bad Request", `[]`: "400: Bad Request"} {

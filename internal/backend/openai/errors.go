@@ -35,11 +35,14 @@ func transportError(ctx context.Context, err error) error {
 // statusError reads an error answer: OpenAI's {"error":{"message"}} or any text.
 func statusError(resp *http.Response) error {
 	data, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10)) // What was read is enough for a message.
-	message, _ := readError(data)
+	message, status := readError(data)
+	if status != http.StatusPaymentRequired {
+		status = resp.StatusCode
+	}
 	if message == "" {
 		message = http.StatusText(resp.StatusCode)
 	}
-	e := &backend.Error{Kind: kindOf(resp.StatusCode), Message: fmt.Sprintf("the back-end answered %d: %s", resp.StatusCode, message),
+	e := &backend.Error{Kind: kindOf(status), Message: fmt.Sprintf("the back-end answered %d: %s", resp.StatusCode, message),
 		RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
 	if e.Kind == backend.Unauthorized {
 		e.Message = refusedCredentials(resp.StatusCode)
@@ -57,6 +60,8 @@ func kindOf(status int) backend.Kind {
 	switch {
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		return backend.Unauthorized
+	case status == http.StatusPaymentRequired:
+		return backend.OutOfBudget
 	case status == http.StatusNotFound:
 		return backend.ModelNotFound
 	case status == http.StatusTooManyRequests:
@@ -85,7 +90,8 @@ func saidError(raw json.RawMessage) error {
 
 // errorStatus are the HTTP statuses that words in place of a code stand for.
 var errorStatus = map[string]int{
-	"rate_limit_exceeded": 429, "rate_limit_error": 429, "insufficient_quota": 429, "RateLimitError": 429,
+	"rate_limit_exceeded": 429, "rate_limit_error": 429, "RateLimitError": 429,
+	"insufficient_quota": 402, "budget_exceeded": 402, "insufficient_credits": 402, "billing_hard_limit_reached": 402,
 	"overloaded_error": 503, "engine_overloaded": 503, "service_unavailable": 503, "ServiceUnavailableError": 503,
 	"invalid_request_error": 400, "context_length_exceeded": 400, "BadRequestError": 400,
 	"authentication_error": 401, "invalid_api_key": 401, "permission_error": 403, "not_found_error": 404, "model_not_found": 404, "NotFoundError": 404,
@@ -125,6 +131,9 @@ func readError(raw json.RawMessage) (message string, status int) {
 				break
 			}
 			status = 0
+		}
+		if word, ok := object.Type.(string); ok && errorStatus[word] == http.StatusPaymentRequired {
+			status = http.StatusPaymentRequired // LiteLLM's code beside it says 400.
 		}
 		_ = json.Unmarshal(object.Message, &message) // What is no text is no message.
 		return message, status
