@@ -16,7 +16,7 @@ func TestJavaScript2(t *testing.T) { javaScript(t, "genai2") }
 
 func javaScript(t *testing.T, release string) {
 	s := dev(t)
-	dir := jsFolder(t, release, "js/sdk.test.mjs", "js/dynamic.test.mjs", "js/batches.test.mjs")
+	dir := jsFolder(t, release, "js/sdk.test.mjs", "js/dynamic.test.mjs", "js/batches.test.mjs", "js/streams.test.mjs")
 	out := runner(t, dir, strict(t, s), node(t), "--test", "--test-reporter=tap")
 	count(t, release, out, `(?m)^# pass (\d+)$`, `(?m)^# (?:fail|skipped|cancelled|todo) ([1-9]\d*)$`)
 }
