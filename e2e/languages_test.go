@@ -105,6 +105,7 @@ func TestSamples(t *testing.T) {
 	for _, c := range []struct{ file, want string }{
 		{"webhook_create", "Created webhook: MyBatchWebhook"}, {"webhook_manage", "Deleted"},
 		{"interaction_background", "ringback emulator"}, {"interaction_function", "The function get_weather returned"}, {"interaction_turns", "turn 3"},
+		{"interaction_stream", "Total tokens: "}, {"interaction_resume", "Resuming from e6\nfour five six seven eight nine ten"},
 	} {
 		for _, release := range []string{"python3", "python2"} {
 			sample(release+"/"+c.file, c.want, "samples/python", filepath.Join(cache(t, release), "bin", "python"), c.file+".py")
@@ -116,5 +117,6 @@ func TestSamples(t *testing.T) {
 	}
 	sample("curl/webhooks", `"secret":"whsec_`, "samples/curl", "sh", "webhooks.sh")
 	sample("curl/interactions", "turn 3", "samples/curl", "sh", "interactions.sh")
+	sample("curl/stream", "event: done\ndata: [DONE]\n\n", "samples/curl", "sh", "stream.sh")
 	fmt.Printf("e2e samples: %d ran\n", ran)
 }
