@@ -50,7 +50,7 @@ type Config struct {
 
 	MaxRunning      int           `yaml:"max_running" default:"256" help:"Background jobs that run at once."`
 	MaxBatches      int           `yaml:"max_batches" default:"32" help:"Batches that run at once."`
-	AnswerWithin    time.Duration `yaml:"answer_within" help:"How long a client waits for an interaction in the foreground before it is told to ask again (requires_continuation), which @google/genai 3 and google.golang.org/genai do by themselves; 0 waits for ever. Set it below the time-out of a proxy."`
+	AnswerWithin    time.Duration `yaml:"answer_within" help:"How long a client waits for an interaction in the foreground before it is told to ask again (requires_continuation), which newer SDKs do by themselves; 0 waits for ever. Set it below the time-out of a proxy."`
 	MaxRequestBytes int64         `yaml:"max_request_bytes" default:"20971520" help:"Largest request body, and largest row of a batch, that is accepted."`
 
 	MaxFileBytes   int64         `yaml:"max_file_bytes" default:"2147483648" help:"Largest file that can be uploaded."`
