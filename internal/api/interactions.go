@@ -35,6 +35,7 @@ func (a *api) createInteraction(c *call) (any, error) {
 	if err := genai.Decode(body, &q); err != nil {
 		return nil, invalid("%v", err)
 	}
+	q.Stream = q.Stream || c.wantsStream()
 	if q.ContinuationToken != "" {
 		return a.continueInteraction(c, q.ContinuationToken)
 	}
@@ -434,7 +435,7 @@ func (a *api) interactionWithSpec(c *call, id ringback.ID) (*ringback.Job, *gena
 }
 
 func (a *api) getInteraction(c *call) (any, error) {
-	if c.query("stream") == "true" || c.query("alt") == "sse" {
+	if c.wantsStream() {
 		return a.followInteraction(c, c.id())
 	}
 	j, spec, err := a.interactionWithSpec(c, c.id())

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"sync"
 	"time"
 
 	"ringback.dev"
@@ -27,6 +29,7 @@ const (
 type eventWriter struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
+	mu      sync.Mutex // Held while something is sent.
 }
 
 // newEventWriter begins a stream. The headers leave at once: until they come the
@@ -36,13 +39,37 @@ func newEventWriter(w http.ResponseWriter) *eventWriter {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // What nginx would gather.
 	w.WriteHeader(http.StatusOK)
-	x := &eventWriter{w, http.NewResponseController(w)}
+	x := &eventWriter{w: w, control: http.NewResponseController(w)}
 	_ = x.send(nil) // If it can't be sent, the first event can't.
 	return x
 }
 
+// silence is what is sent so that nobody on the way takes the connection for dead.
+const silence = ": still here\n\n"
+
+// beat sends silence from time to time until stop is called.
+func (x *eventWriter) beat() (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(heartbeat)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				_ = x.send([]byte(silence)) // The next event finds that the client has gone.
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
 // send writes what was made by genai.AppendEvent, and has it leave at once.
 func (x *eventWriter) send(events []byte) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	_ = x.control.SetWriteDeadline(time.Now().Add(streamWrite)) // Not every writer has deadlines.
 	if _, err := x.w.Write(events); err != nil {
 		return err
@@ -199,7 +226,7 @@ func (s *streamed) follow(after int64) (done bool, err error) {
 			case <-s.until:
 				return false, nil
 			case <-beat.C:
-				if out.send([]byte(": still here\n\n")) != nil {
+				if out.send([]byte(silence)) != nil {
 					return false, nil
 				}
 			case <-poll.C:
@@ -324,6 +351,13 @@ func (s *streamed) sendDeleted(out *eventWriter, after int64) {
 	}
 }
 
+// wantsStream reports whether the query asks for a stream (wire contract §0.3, rule
+// 8: what the client says it accepts tells nothing).
+func (c *call) wantsStream() bool {
+	stream, _ := strconv.ParseBool(c.query("stream")) // What is neither asks for nothing.
+	return stream || c.query("alt") == "sse"
+}
+
 // followInteraction answers GET with stream=true.
 func (a *api) followInteraction(c *call, id ringback.ID) (any, error) {
 	after, err := c.resumption()
@@ -379,6 +413,7 @@ func (a *api) streamUnstored(c *call, j *ringback.Job, spec *genai.InteractionSp
 		return nil, nil
 	}
 	n := int64(headEvents)
+	stop := out.beat()
 	ended, err := a.Runner.DoUnstored(c.Context(), j, func(e *genai.InteractionEvent) error {
 		n++
 		b, err := genai.AppendEvent(nil, n, e)
@@ -387,6 +422,7 @@ func (a *api) streamUnstored(c *call, j *ringback.Job, spec *genai.InteractionSp
 		}
 		return out.send(b)
 	})
+	stop()
 	if err != nil {
 		return nil, nil // The client has gone, or the server stops.
 	}

@@ -81,6 +81,11 @@ func TestStreams(t *testing.T) {
 // is; and one that was not created as a stream can be streamed, too.
 func TestResume(t *testing.T) {
 	s := newServer(t)
+	for path, body := range map[string]string{"?alt=sse": `{"model":"gemini-x","input":"say hello"}`, "?stream=True": `{"model":"gemini-x","input":"say hello"}`} {
+		if got := s.do("POST", "/v1/interactions"+path, body).events(); len(got) < 5 {
+			t.Errorf("%s: %q", path, got)
+		}
+	}
 	for _, body := range []string{
 		`{"model":"gemini-x","input":"think about it","stream":true}`,
 		`{"model":"gemini-x","input":"think about it","stream":true,"background":true}`,
