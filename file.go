@@ -14,7 +14,9 @@ type File struct {
 	SHA256      []byte
 	Blob        string
 	// Generated: a job made it.
-	Generated        bool
+	Generated bool
+	// Duration is how long a video takes; zero if that is not known.
+	Duration         time.Duration
 	Created, Updated time.Time
 	// Expires is when the file is removed.
 	Expires time.Time

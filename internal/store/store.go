@@ -100,6 +100,8 @@ type Jobs interface {
 	CreateJob(ctx context.Context, j *ringback.Job, lease *ringback.Lease) error
 	// Job returns a job of a project.
 	Job(ctx context.Context, project, id ringback.ID) (*ringback.Job, error)
+	// PeekJob is Job without Spec and Checkpoint, which can be large.
+	PeekJob(ctx context.Context, project, id ringback.ID) (*ringback.Job, error)
 	// JobByKey finds the job that was created with an idempotency key, and the
 	// fingerprint of the request that did it.
 	JobByKey(ctx context.Context, project ringback.ID, key string) (job ringback.ID, fingerprint []byte, err error)
@@ -411,6 +413,10 @@ type Files interface {
 	// ExpireFiles removes up to limit files that have expired at now, and as many
 	// uploads to which nothing was added since stale. It returns how many.
 	ExpireFiles(ctx context.Context, now, stale time.Time, limit int) (int, error)
+	// NoteBlob notes a blob that a job is about to make. It becomes garbage when the
+	// job is deleted, or ends without a file that has it. Stale if the lease is not
+	// the caller's.
+	NoteBlob(ctx context.Context, job ringback.ID, lease ringback.Lease, blob string) error
 	// Garbage lists blobs that nothing refers to any more.
 	Garbage(ctx context.Context, limit int) ([]string, error)
 	// ForgetGarbage notes that blobs were removed.

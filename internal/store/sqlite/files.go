@@ -97,9 +97,9 @@ func (t *tx) insertFile(f *ringback.File) error {
 	if f.Generated {
 		generated = 1
 	}
-	return t.exec(`INSERT INTO files (project, id, display_name, mime_type, size, sha256, blob, generated, created, updated, expires)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, string(f.Project), string(f.ID), f.DisplayName, f.MimeType, f.Size, f.SHA256, f.Blob, generated,
-		micros(f.Created), micros(f.Updated), micros(f.Expires))
+	return t.exec(`INSERT INTO files (project, id, display_name, mime_type, size, sha256, blob, generated, created, updated, expires, duration)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, string(f.Project), string(f.ID), f.DisplayName, f.MimeType, f.Size, f.SHA256, f.Blob, generated,
+		micros(f.Created), micros(f.Updated), micros(f.Expires), f.Duration.Microseconds())
 }
 
 // DeleteUpload implements store.Files.
@@ -116,12 +116,13 @@ func (s *Store) DeleteUpload(ctx context.Context, hash []byte) error {
 	return nil
 }
 
-const fileColumns = `project, id, display_name, mime_type, size, sha256, blob, generated, created, updated, expires`
+const fileColumns = `project, id, display_name, mime_type, size, sha256, blob, generated, created, updated, expires, duration`
 
 func scanFile(r scanner) (f ringback.File, err error) {
-	var created, updated, expires sql.NullInt64
-	err = r.Scan(&f.Project, &f.ID, &f.DisplayName, &f.MimeType, &f.Size, &f.SHA256, &f.Blob, &f.Generated, &created, &updated, &expires)
+	var created, updated, expires, duration sql.NullInt64
+	err = r.Scan(&f.Project, &f.ID, &f.DisplayName, &f.MimeType, &f.Size, &f.SHA256, &f.Blob, &f.Generated, &created, &updated, &expires, &duration)
 	f.Created, f.Updated, f.Expires = instant(created), instant(updated), instant(expires)
+	f.Duration = time.Duration(duration.Int64) * time.Microsecond
 	return f, err
 }
 
@@ -212,10 +213,27 @@ func (s *Store) ExpireFiles(ctx context.Context, now, stale time.Time, limit int
 	return int(removed), nil
 }
 
+// NoteBlob implements store.Files.
+func (s *Store) NoteBlob(ctx context.Context, job ringback.ID, lease ringback.Lease, blob string) error {
+	err := s.writer.submit(ctx, func(t *tx) error {
+		n, err := t.change(`INSERT INTO blob_garbage (blob, job) SELECT ?1, ?2
+			WHERE EXISTS (SELECT 1 FROM job_queue WHERE id = ?2 AND lease = ?3 AND node IS NOT NULL)`, blob, string(job), lease.Token)
+		if err == nil && n == 0 {
+			err = ringback.Stale
+		}
+		return err
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("note a blob of job %s: %w", job, err)
+	}
+	return nil
+}
+
 // Garbage implements store.Files.
 func (s *Store) Garbage(ctx context.Context, limit int) ([]string, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT g.blob FROM blob_garbage g WHERE NOT EXISTS
-		(SELECT 1 FROM job_queue q JOIN batches b ON b.id = q.id WHERE q.kind = 'batch' AND b.input_blob = g.blob) LIMIT ?`, limit)
+		(SELECT 1 FROM job_queue q JOIN batches b ON b.id = q.id WHERE q.kind = 'batch' AND b.input_blob = g.blob)
+		AND NOT EXISTS (SELECT 1 FROM job_queue q WHERE q.id = g.job) LIMIT ?`, limit)
 	if err != nil {
 		return nil, fmt.Errorf("blobs to remove: %w", translate(err))
 	}

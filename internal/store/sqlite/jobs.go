@@ -61,7 +61,8 @@ func (s *Store) JobByKey(ctx context.Context, project ringback.ID, key string) (
 
 const (
 	jobColumns = `j.id, j.project, j.kind, j.state, j.model, j.spec, j.output, q.checkpoint, ` + jobRest
-	// jobSummary leaves out what can be large.
+	// jobOutcome and jobSummary leave out what can be large.
+	jobOutcome = `j.id, j.project, j.kind, j.state, j.model, NULL, j.output, NULL, ` + jobRest
 	jobSummary = `j.id, j.project, j.kind, j.state, j.model, NULL, NULL, NULL, ` + jobRest
 	jobRest    = `j.failure_code, j.failure_message, j.webhooks,
 	coalesce(q.runs, j.runs), j.created, coalesce(q.started, j.started), j.updated, j.ended, q.node, coalesce(q.progress, 0)`
@@ -97,7 +98,16 @@ func scanJob(r scanner) (*ringback.Job, error) {
 
 // Job implements store.Jobs.
 func (s *Store) Job(ctx context.Context, project, id ringback.ID) (*ringback.Job, error) {
-	j, err := scanJob(s.read.QueryRowContext(ctx, `SELECT `+jobColumns+`
+	return s.oneJob(ctx, jobColumns, project, id)
+}
+
+// PeekJob implements store.Jobs.
+func (s *Store) PeekJob(ctx context.Context, project, id ringback.ID) (*ringback.Job, error) {
+	return s.oneJob(ctx, jobOutcome, project, id)
+}
+
+func (s *Store) oneJob(ctx context.Context, columns string, project, id ringback.ID) (*ringback.Job, error) {
+	j, err := scanJob(s.read.QueryRowContext(ctx, `SELECT `+columns+`
 		FROM jobs j LEFT JOIN job_queue q ON q.id = j.id WHERE j.id = ? AND j.project = ?`, string(id), string(project)))
 	if err != nil {
 		return nil, fmt.Errorf("job %s: %w", id, translate(err))
@@ -233,6 +243,9 @@ func (s *Store) EndJob(ctx context.Context, id ringback.ID, lease *ringback.Leas
 		}
 		for i := range end.Files {
 			if err := t.insertFile(&end.Files[i]); err != nil {
+				return err
+			}
+			if err := t.exec(`DELETE FROM blob_garbage WHERE blob = ?`, end.Files[i].Blob); err != nil {
 				return err
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ringback.dev"
+	"ringback.dev/internal/store"
 )
 
 func (s *suite) newUpload(secret string) *ringback.Upload {
@@ -135,4 +136,42 @@ func testExpireFiles(s *suite) {
 	slices.Sort(want)
 	slices.Sort(garbage)
 	s.same(garbage, want)
+}
+
+// testBlobsOfJobs: what a job makes is garbage once the job has ended without it.
+func testBlobsOfJobs(s *suite) {
+	garbage := func() []string {
+		s.Helper()
+		blobs, err := s.st.Garbage(s.ctx, 10)
+		s.ok(err)
+		slices.Sort(blobs)
+		return blobs
+	}
+	s.createJob()
+	c := s.claimJobs(1)[0]
+	for _, blob := range []string{"blob_kept", "blob_left", "blob_lost"} {
+		s.ok(s.st.NoteBlob(s.ctx, c.ID, c.Lease, blob))
+	}
+	s.fails(s.st.NoteBlob(s.ctx, c.ID, ringback.Lease{Token: c.Lease.Token + 1}, "blob_other"), ringback.Stale)
+	s.ok(s.st.ReleaseJobs(s.ctx, []store.Held{{ID: c.ID, Token: c.Lease.Token}}, s.now, false))
+	s.reopen()
+	s.same(len(garbage()), 0) // A later run may be about to begin.
+	again := s.claimJobs(1)[0]
+	s.fails(s.st.NoteBlob(s.ctx, c.ID, c.Lease, "blob_late"), ringback.Stale)
+	f := ringback.File{ID: ringback.NewFileID(s.now), Project: "p1", MimeType: "video/mp4", Size: 1, SHA256: []byte("sum"), Blob: "blob_kept",
+		Generated: true, Duration: 4 * time.Second, Created: s.now, Updated: s.now, Expires: s.now.Add(time.Hour)}
+	s.ok(s.st.EndJob(s.ctx, c.ID, &again.Lease, &store.End{State: ringback.Completed, Files: []ringback.File{f}, At: s.now}))
+	s.same(garbage(), []string{"blob_left", "blob_lost"})
+	got, err := s.st.File(s.ctx, "p1", f.ID, s.now)
+	s.ok(err)
+	s.same(got, f)
+	s.fails(s.st.NoteBlob(s.ctx, c.ID, again.Lease, "blob_later"), ringback.Stale)
+	s.ok(s.st.ForgetGarbage(s.ctx, garbage()))
+
+	s.createJob()
+	c = s.claimJobs(1)[0]
+	s.ok(s.st.NoteBlob(s.ctx, c.ID, c.Lease, "blob_deleted"))
+	s.same(len(garbage()), 0)
+	s.ok(s.st.DeleteJob(s.ctx, "p1", c.ID))
+	s.same(garbage(), []string{"blob_deleted"})
 }

@@ -64,6 +64,7 @@ func Run(t *testing.T, open func(t *testing.T) Open) {
 		"UploadLife":            testUploadLife,
 		"Files":                 testFiles,
 		"ExpireFiles":           testExpireFiles,
+		"BlobsOfJobs":           testBlobsOfJobs,
 		"Stream":                testStream,
 		"Checkpoint":            testCheckpoint,
 		"SweepJobs":             testSweepJobs,

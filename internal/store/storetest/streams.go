@@ -68,7 +68,16 @@ func testCheckpoint(s *suite) {
 	j, err := s.st.Job(s.ctx, "p1", c.ID)
 	s.ok(err)
 	s.same(j.Progress, 60)
-	s.ok(s.st.EndJob(s.ctx, c.ID, &again.Lease, &store.End{State: ringback.Completed, At: s.now}))
+	s.ok(s.st.EndJob(s.ctx, c.ID, &again.Lease, &store.End{State: ringback.Completed, Output: []byte(`{"a":1}`), At: s.now}))
+	j, err = s.st.Job(s.ctx, "p1", c.ID)
+	s.ok(err)
+	peeked, err := s.st.PeekJob(s.ctx, "p1", c.ID)
+	s.ok(err)
+	s.same(len(peeked.Spec), 0)
+	peeked.Spec = j.Spec
+	s.same(peeked, j)
+	_, err = s.st.PeekJob(s.ctx, "p2", c.ID)
+	s.fails(err, ringback.NotFound)
 	s.fails(s.st.Checkpoint(s.ctx, c.ID, again.Lease, nil, 100), ringback.Stale)
 }
 
