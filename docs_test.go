@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -428,6 +429,7 @@ func TestScenarioDoesWhatItSays(t *testing.T) {
 		{"busy-model", "hello", "", "", backend.RateLimited, 3 * time.Second},
 		{"busy-model", "hello", "", "", backend.RateLimited, 3 * time.Second},
 		{"busy-model", "hello", "[ringback emulator]", "STOP", "", 0},
+		{"m", "a famous actor", "[ringback emulator]", "STOP", "", 0},
 	} {
 		answer, finish, err := ask(x.model, x.prompt)
 		if x.kind != "" {
@@ -440,4 +442,24 @@ func TestScenarioDoesWhatItSays(t *testing.T) {
 			t.Errorf("%s, %q: got %q, %s, error %v", x.model, x.prompt, answer, finish, err)
 		}
 	}
+	for prompt, made := range map[string]int{"a famous actor": 1, "Tell me a long story.": 2} {
+		var out discardVideos
+		held, err := e.MakeVideos(context.Background(), &backend.VideoRequest{Model: "m", Prompt: prompt, Count: 2}, &out)
+		if err != nil || int(out) != made || held.Filtered != 2-made {
+			t.Errorf("%s: %d videos, %+v, %v", prompt, out, held, err)
+		}
+	}
 }
+
+// discardVideos counts videos.
+type discardVideos int
+
+func (d *discardVideos) Create(context.Context, string) (io.WriteCloser, error) {
+	*d++
+	return struct {
+		io.Writer
+		io.Closer
+	}{io.Discard, io.NopCloser(nil)}, nil
+}
+func (*discardVideos) Note(context.Context, []byte) error { return nil }
+func (*discardVideos) Progress(int)                       {}

@@ -34,6 +34,9 @@ func NewEndpointID(now time.Time) ID {
 	return ID(ordered(now) + crockford.EncodeToString(extra[:])[:10])
 }
 
+// NewOperationID makes a video's id: 36 characters of [a-z0-9] (wire contract §6.1).
+func NewOperationID(now time.Time) ID { return NewEndpointID(now) }
+
 func ordered(now time.Time) string {
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:8], uint64(now.UnixMilli())<<16)

@@ -58,7 +58,7 @@ type Job struct {
 	// Output is what the job produced, in the wire shape of its kind; nil until it ends.
 	Output json.RawMessage
 	// Failure says why the job failed; nil unless State is Failed, Expired or
-	// BudgetExceeded.
+	// BudgetExceeded, or Cancelled if it is a video.
 	Failure *Failure
 	// Idempotency, if not nil, is what the client gave to make creating it again
 	// harmless.

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -71,13 +70,13 @@ func (c *batchesCreate) Run(ctx context.Context, s *streams) error {
 	if c.Embed {
 		verb = ":asyncBatchEmbedContent"
 	}
-	op, err := c.createBatch(ctx, "/v1beta/models/"+strings.TrimPrefix(c.Model, "models/")+verb, &q)
-	if err != nil {
+	var op genai.BatchOperation
+	if err := c.create(ctx, "/v1beta/models/"+strings.TrimPrefix(c.Model, "models/")+verb, &q, &op); err != nil {
 		return err
 	}
 	if !c.Wait {
 		if c.JSON {
-			return printJSON(s, op)
+			return printJSON(s, &op)
 		}
 		fmt.Fprintln(s.out, op.Name)
 		return nil
@@ -86,32 +85,6 @@ func (c *batchesCreate) Run(ctx context.Context, s *streams) error {
 		fmt.Fprintln(s.err, op.Name)
 	}
 	return c.await(ctx, s, op.Name)
-}
-
-// createBatch creates a batch, trying again while the server does not answer: the
-// key makes that harmless.
-func (c *client) createBatch(ctx context.Context, path string, q *genai.CreateBatch) (op *genai.BatchOperation, err error) {
-	body, err := json.Marshal(q)
-	if err != nil {
-		return nil, err
-	}
-	key := rand.Text()
-	for try := 1; ; try++ {
-		resp, err := c.send(ctx, http.MethodPost, strings.TrimRight(c.Server, "/")+path, strings.NewReader(string(body)), map[string]string{
-			"Content-Type": "application/json", "Idempotency-Key": key})
-		if err == nil {
-			defer resp.Body.Close()
-			return op, json.NewDecoder(resp.Body).Decode(&op)
-		}
-		if _, refused := err.(*refusal); refused || try == 3 {
-			return nil, err
-		}
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 }
 
 // batchName takes an id with or without its collection.

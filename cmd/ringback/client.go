@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -66,6 +67,32 @@ func (c *client) open(ctx context.Context, method, path string, body any, timeou
 	}
 	defer resp.Body.Close()
 	return nil, refused(resp, c.Server)
+}
+
+// create creates a job, trying again while the server does not answer: the key makes
+// that harmless.
+func (c *client) create(ctx context.Context, path string, q, op any) error {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
+	key := rand.Text()
+	for try := 1; ; try++ {
+		resp, err := c.send(ctx, http.MethodPost, strings.TrimRight(c.Server, "/")+path, bytes.NewReader(body), map[string]string{
+			"Content-Type": "application/json", "Idempotency-Key": key})
+		if err == nil {
+			defer resp.Body.Close()
+			return json.NewDecoder(resp.Body).Decode(op)
+		}
+		if _, refused := err.(*refusal); refused || try == 3 {
+			return err
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // raw prints the server's JSON of a request.

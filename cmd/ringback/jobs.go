@@ -25,7 +25,7 @@ type jobAnswer struct {
 
 type jobsList struct {
 	client
-	Kind  string `placeholder:"KIND" help:"Only jobs of this kind: interaction or batch."`
+	Kind  string `placeholder:"KIND" help:"Only jobs of this kind: interaction, batch or video."`
 	State string `placeholder:"STATE" help:"Only jobs in this state, such as running or failed."`
 	Limit int    `default:"50" help:"At most so many; 0 for all."`
 }

@@ -26,6 +26,7 @@ type commands struct {
 	Webhooks webhooksCommand `cmd:"" help:"Manage the webhooks of a server."`
 
 	Batches    batchesCommand    `cmd:"" help:"Run a file of requests as a batch, and get its results."`
+	Videos     videosCommand     `cmd:"" help:"Have videos made, and download them."`
 	Events     eventsCommand     `cmd:"" help:"See what happened, as it happens if you like."`
 	Deliveries deliveriesCommand `cmd:"" help:"See what was sent and what came back; send again."`
 	Jobs       jobsCommand       `cmd:"" help:"See jobs, and the story of each."`

@@ -58,6 +58,9 @@ const scenario = `rules:
 - {match: {prompt: weather}, function_call: {name: get_weather, args: {city: Paris}}}
 - {match: {prompt: cut it}, text: Half an ans, finish_reason: MAX_TOKENS}
 - {match: {prompt: something bad}, text: Nothing, finish_reason: SAFETY}
+- {match: {prompt: somebody}, filtered: {reasons: [it shows a real person]}}
+- {match: {prompt: one of them}, filtered: {count: 1, reasons: [it is too loud]}}
+- {match: {prompt: take your time}, delay: 24h}
 `
 
 // server is the whole surface over a real store and a real runner; only the

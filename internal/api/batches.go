@@ -165,8 +165,10 @@ var batchStates = map[ringback.State]string{
 	ringback.Cancelled: "CANCELLED", ringback.Expired: "EXPIRED",
 }
 
-// statusNumbers are the google.rpc.Code numbers of the reasons of a batch's end.
-var statusNumbers = map[string]int{"CANCELLED": 1, "INVALID_ARGUMENT": 3, "DEADLINE_EXCEEDED": 4, "NOT_FOUND": 5}
+// statusNumbers are the google.rpc.Code numbers of the reasons of a batch's or a
+// video's end.
+var statusNumbers = map[string]int{"CANCELLED": 1, "INVALID_ARGUMENT": 3, "DEADLINE_EXCEEDED": 4, "NOT_FOUND": 5, "PERMISSION_DENIED": 7,
+	"RESOURCE_EXHAUSTED": 8, "UNAVAILABLE": 14}
 
 const grpcInternal = 13
 

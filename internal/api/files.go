@@ -36,6 +36,9 @@ func renderFile(f *ringback.File, base string) genai.File {
 	if f.Generated {
 		r.Source, r.DownloadURI = "GENERATED", uri+":download?alt=media"
 	}
+	if f.Duration > 0 {
+		r.VideoMetadata = &genai.VideoFileMetadata{VideoDuration: strconv.FormatFloat(f.Duration.Seconds(), 'f', -1, 64) + "s"}
+	}
 	return r
 }
 

@@ -36,6 +36,13 @@ func (a *api) routes() http.Handler {
 			return "batches", verbs{"GET": a.listBatches}
 		}))
 		mux.Handle("/"+v+"/batches/", a.serve(classicSurface, a.batchRoute))
+		mux.Handle("/"+v+"/operations", a.serve(classicSurface, func(*http.Request) (string, verbs) {
+			return "operations", verbs{"GET": a.listOperations}
+		}))
+		mux.Handle("/"+v+"/operations/", a.serve(classicSurface, func(r *http.Request) (string, verbs) {
+			id, verb := cut(r, "operations")
+			return a.operationRoute(r, id, verb)
+		}))
 		mux.Handle("/"+v+"/files", a.serve(classicSurface, func(*http.Request) (string, verbs) {
 			return "files", verbs{"GET": a.listFiles, "POST": a.startUpload}
 		}))
@@ -131,11 +138,15 @@ func (a *api) batchRoute(r *http.Request) (string, verbs) {
 
 func (a *api) modelRoute(r *http.Request) (string, verbs) {
 	name, verb := cutModel(r)
+	if model, id, ok := strings.Cut(name, "/operations/"); ok {
+		r.SetPathValue("model", model)
+		return a.operationRoute(r, id, verb)
+	}
 	if r.Method == http.MethodGet && verb != "" && unservedVerbs[verb] == "" {
 		// No verb is asked for with GET: the colon belongs to the name, as in "qwen2.5:0.5b".
 		name, verb = name+":"+verb, ""
 	}
-	if name == "" || strings.Contains(name, "/operations/") {
+	if name == "" {
 		return "", nil
 	}
 	r.SetPathValue("id", name)
@@ -146,6 +157,8 @@ func (a *api) modelRoute(r *http.Request) (string, verbs) {
 		return "models/{model}:generateContent", verbs{"POST": a.generateContent}
 	case "streamGenerateContent":
 		return "models/{model}:streamGenerateContent", verbs{"POST": a.streamGenerateContent}
+	case "predictLongRunning":
+		return "models/{model}:predictLongRunning", verbs{"POST": a.createVideo}
 	case "batchGenerateContent":
 		return "models/{model}:batchGenerateContent", verbs{"POST": a.createBatch}
 	case "batchCreate":
@@ -158,6 +171,20 @@ func (a *api) modelRoute(r *http.Request) (string, verbs) {
 		return "models/{model}:batchEmbedContents", verbs{"POST": a.batchEmbedContents}
 	case "countTokens":
 		return "models/{model}:countTokens", verbs{"POST": a.countTokens}
+	}
+	return "", nil
+}
+
+func (a *api) operationRoute(r *http.Request, id, verb string) (string, verbs) {
+	r.SetPathValue("id", id)
+	if strings.Contains(id, "/") {
+		return "", nil
+	}
+	switch verb {
+	case "":
+		return "operations/{id}", verbs{"GET": a.getOperation, "DELETE": a.deleteOperation}
+	case "cancel":
+		return "operations/{id}:cancel", verbs{"POST": a.cancelOperation}
 	}
 	return "", nil
 }
@@ -198,14 +225,11 @@ func after(r *http.Request, collection string) string {
 // unserved names the parts of the Gemini API that this version does not serve,
 // so that a client learns more than "not found".
 var unserved = map[string]string{
-	"operations": "operations", "tunedModels": "tuned models",
-	"cachedContents": "cached contents", "fileSearchStores": "file search stores",
+	"tunedModels": "tuned models", "cachedContents": "cached contents", "fileSearchStores": "file search stores",
 }
 
 // unservedVerbs is the same for what follows a model's name.
-var unservedVerbs = map[string]string{
-	"predictLongRunning": "video", "predict": "images",
-}
+var unservedVerbs = map[string]string{"predict": "images"}
 
 // notServed explains why a path has no route.
 func notServed(r *http.Request) string {

@@ -38,6 +38,11 @@ func routes() []route {
 		{method: "POST", path: "/models/gemini-x:generateContent", body: `{}`, allow: "POST", classic: true},
 		{method: "POST", path: "/models/gemini-x:streamGenerateContent?alt=sse", body: `{}`, allow: "POST", classic: true},
 		{method: "POST", path: "/models/org/model:countTokens", body: `{}`, allow: "POST", classic: true},
+		{method: "POST", path: "/models/gemini-x:predictLongRunning", body: `{}`, allow: "POST", classic: true},
+		{method: "GET", path: "/models/org/model/operations/op1", allow: "DELETE, GET", classic: true},
+		{method: "DELETE", path: "/operations/op1", allow: "DELETE, GET", classic: true},
+		{method: "POST", path: "/models/gemini-x/operations/op1:cancel", allow: "POST", classic: true},
+		{method: "GET", path: "/operations", allow: "GET", classic: true},
 	}
 }
 
@@ -129,10 +134,12 @@ func TestPathAliases(t *testing.T) {
 func TestUnknownPaths(t *testing.T) {
 	s := newServer(t)
 	for path, hint := range map[string]string{
-		"/":                               "there is no /",
-		"/v2/models":                      "there is no /v2/models",
-		"/v1/operations/o1":               "does not serve operations yet",
-		"/v1/models/m:predictLongRunning": "does not serve video yet",
+		"/":                            "there is no /",
+		"/v2/models":                   "there is no /v2/models",
+		"/v1/tunedModels/t1":           "does not serve tuned models yet",
+		"/v1/models/m:predict":         "does not serve images yet",
+		"/v1/operations/o1:fly":        "there is no /v1/operations/o1:fly",
+		"/v1/models/m/operations/o1/x": "there is no",
 	} {
 		for _, method := range []string{"GET", "POST"} {
 			s.do(method, path, "").refusedClassic(404, "NOT_FOUND", hint)

@@ -19,7 +19,7 @@ func TestPathsThatAreNoModels(t *testing.T) {
 		}
 		c.Backend = router
 	})
-	s.do("GET", "/v1beta/models/veo/operations/op1", "").refusedClassic(404, "NOT_FOUND", "does not serve operations yet")
+	s.do("GET", "/v1beta/models/veo/operations/op1", "").refusedClassic(404, "NOT_FOUND", `no operation "op1"`)
 	s.do("GET", "/v1beta/models/", "").refusedClassic(404, "NOT_FOUND", "there is no /v1beta/models/")
 	s.do("POST", "/v1beta/models/:generateContent", hello).refusedClassic(404, "NOT_FOUND", "there is no /v1beta/models/:generateContent")
 	// A name may hold a colon; there is no verb on GET.

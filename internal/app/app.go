@@ -122,7 +122,8 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	})
 	emitter := emit.New(a.store, a.dispatcher, &a.hints, node, a.dispatcher.Lease, a.signing.issuer)
 	a.runner = work.New(work.Config{Store: a.store, Emit: emitter, Backend: models, Node: node, MaxRunning: c.MaxRunning,
-		Blobs: a.blobs, MaxBatches: c.MaxBatches, MaxRow: int(c.MaxRequestBytes), ResultTTL: c.ResultTTL, StallAfter: c.StallAfter, Hints: &a.hints, Log: log})
+		Blobs: a.blobs, MaxBatches: c.MaxBatches, MaxRow: int(c.MaxRequestBytes), ResultTTL: c.ResultTTL,
+		MaxVideos: c.MaxVideos, VideoTTL: c.VideoTTL, MaxVideoBytes: c.MaxFileBytes, StallAfter: c.StallAfter, Hints: &a.hints, Log: log})
 	// Only now that nothing is left to go wrong: the key of the first project is
 	// shown once, so a start that fails must not make it.
 	if err := a.firstProject(ctx, time.Now()); err != nil {

@@ -50,16 +50,18 @@ type Config struct {
 
 	MaxRunning      int           `yaml:"max_running" default:"256" help:"Background jobs that run at once."`
 	MaxBatches      int           `yaml:"max_batches" default:"32" help:"Batches that run at once."`
+	MaxVideos       int           `yaml:"max_videos" default:"16" help:"Video jobs that run at once."`
 	AnswerWithin    time.Duration `yaml:"answer_within" help:"How long a client waits for an interaction in the foreground before it is told to ask again (requires_continuation), which newer SDKs do by themselves; 0 waits for ever. Set it below the time-out of a proxy."`
-	MaxRequestBytes int64         `yaml:"max_request_bytes" default:"20971520" help:"Largest request body, and largest row of a batch, that is accepted."`
+	MaxRequestBytes int64         `yaml:"max_request_bytes" default:"20971520" help:"Largest request body, largest row of a batch, and bytes that the files of one request may have together."`
 
-	MaxFileBytes   int64         `yaml:"max_file_bytes" default:"2147483648" help:"Largest file that can be uploaded."`
+	MaxFileBytes   int64         `yaml:"max_file_bytes" default:"2147483648" help:"Largest file that can be uploaded, and largest video that is kept."`
 	FileQuotaBytes int64         `yaml:"file_quota_bytes" default:"21474836480" help:"Bytes that a project's uploaded files may have together. Results don't count."`
 	FileTTL        time.Duration `yaml:"file_ttl" name:"file-ttl" default:"48h" help:"How long uploaded files are kept."`
 
 	BatchTTL  time.Duration `yaml:"batch_ttl" name:"batch-ttl" default:"48h" help:"Age at which a batch that is not done expires."`
 	ResultTTL time.Duration `yaml:"result_ttl" name:"result-ttl" default:"720h" help:"How long the result files of batches are kept."`
 	JobTTL    time.Duration `yaml:"job_ttl" name:"job-ttl" default:"1320h" help:"How long interactions and other jobs are kept after their end."`
+	VideoTTL  time.Duration `yaml:"video_ttl" name:"video-ttl" default:"48h" help:"How long videos are kept."`
 
 	OpenAIURL string `yaml:"openai_url" name:"openai-url" placeholder:"URL" help:"OpenAI-compatible server for all models that the file does not route, such as http://127.0.0.1:8000/v1."`
 	OpenAIKey string `yaml:"openai_key" name:"openai-key" placeholder:"KEY" help:"API key for --openai-url."`
@@ -139,7 +141,7 @@ func (c Config) withDefaults() Config {
 	}{
 		{&c.RetryWindow, 24 * time.Hour}, {&c.DisableAfter, 24 * time.Hour}, {&c.StallAfter, time.Hour},
 		{&c.Retention, 30 * 24 * time.Hour}, {&c.FileTTL, 48 * time.Hour},
-		{&c.BatchTTL, 48 * time.Hour}, {&c.ResultTTL, 30 * 24 * time.Hour}, {&c.JobTTL, 55 * 24 * time.Hour}, {&c.SigningKeyAge, 90 * 24 * time.Hour},
+		{&c.BatchTTL, 48 * time.Hour}, {&c.ResultTTL, 30 * 24 * time.Hour}, {&c.VideoTTL, 48 * time.Hour}, {&c.JobTTL, 55 * 24 * time.Hour}, {&c.SigningKeyAge, 90 * 24 * time.Hour},
 	} {
 		if *d.value == 0 {
 			*d.value = d.standard
@@ -153,6 +155,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxBatches == 0 {
 		c.MaxBatches = 32
+	}
+	if c.MaxVideos == 0 {
+		c.MaxVideos = 16
 	}
 	if c.MaxFileBytes == 0 {
 		c.MaxFileBytes = 2 << 30
@@ -195,6 +200,7 @@ func (c *Config) check() error {
 		{"batch_ttl", c.BatchTTL, time.Minute, 10 * 365 * 24 * time.Hour},
 		{"result_ttl", c.ResultTTL, time.Minute, 10 * 365 * 24 * time.Hour},
 		{"job_ttl", c.JobTTL, time.Minute, 10 * 365 * 24 * time.Hour},
+		{"video_ttl", c.VideoTTL, time.Minute, 10 * 365 * 24 * time.Hour},
 		{"signing_key_age", c.SigningKeyAge, time.Hour, 10 * 365 * 24 * time.Hour},
 	} {
 		if d.value < d.low || d.value > d.high {
@@ -216,7 +222,7 @@ func (c *Config) check() error {
 		key   string
 		value int64
 	}{{"max_in_flight", int64(c.MaxInFlight)}, {"per_target_in_flight", int64(c.PerTargetInFlight)},
-		{"max_running", int64(c.MaxRunning)}, {"max_batches", int64(c.MaxBatches)}, {"max_request_bytes", c.MaxRequestBytes}, {"max_file_bytes", c.MaxFileBytes}, {"file_quota_bytes", c.FileQuotaBytes}} {
+		{"max_running", int64(c.MaxRunning)}, {"max_batches", int64(c.MaxBatches)}, {"max_videos", int64(c.MaxVideos)}, {"max_request_bytes", c.MaxRequestBytes}, {"max_file_bytes", c.MaxFileBytes}, {"file_quota_bytes", c.FileQuotaBytes}} {
 		if n.value < 1 {
 			return fmt.Errorf("%s: %d is less than 1", n.key, n.value)
 		}

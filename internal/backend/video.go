@@ -61,10 +61,40 @@ type VideoOutput interface {
 	Progress(percent int)
 }
 
+// VideoResolver tells before a request is made whether a model makes videos; the
+// error is an *Error of kind ModelNotFound or InvalidRequest. A VideoMaker that is
+// not one makes them on every model that it has.
+type VideoResolver interface {
+	ResolveVideo(model string) error
+}
+
 // VideoResult tells what was held back for safety.
 type VideoResult struct {
 	Filtered        int
 	FilteredReasons []string
+}
+
+// ResolveVideo implements VideoResolver: one of those who may run the model makes
+// videos on it.
+func (r *Router) ResolveVideo(model string) error {
+	route, _, err := r.find(model)
+	if err != nil {
+		return err
+	}
+	targets := route.videoMakers(model)
+	if len(targets) == 0 {
+		err = &Error{Kind: InvalidRequest, Message: fmt.Sprintf("the back-end of model %q makes no videos", model)}
+	}
+	for _, t := range targets {
+		more, ok := t.Backend.(VideoResolver)
+		if !ok {
+			return nil
+		}
+		if err = more.ResolveVideo(t.model(model)); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // MakeVideos implements VideoMaker. A back-end that makes no videos refuses the

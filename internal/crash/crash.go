@@ -31,6 +31,15 @@ const (
 
 // StreamRecorded is reached when events of a stream are stored and nobody was told.
 const StreamRecorded Step = "stream-recorded"
+// The steps of a video job, in their order. There are several notes and videos.
+const (
+	VideoNoted   Step = "video-noted"
+	VideoWritten Step = "video-written"
+	VideosMade   Step = "videos-made"
+)
+
+// VideoSteps lists the steps of a video job.
+func VideoSteps() []Step { return []Step{VideoNoted, VideoWritten, VideosMade} }
 
 // BatchSteps lists the steps of a batch.
 func BatchSteps() []Step { return []Step{BatchPlanned, RowsAnswered, RowsRecorded, OutputWritten} }

@@ -15,6 +15,13 @@ type File struct {
 	DownloadURI    string `json:"downloadUri,omitempty"`
 	State          string `json:"state"`
 	Source         string `json:"source"`
+	// VideoMetadata is of videos whose duration is known.
+	VideoMetadata *VideoFileMetadata `json:"videoMetadata,omitempty"`
+}
+
+// VideoFileMetadata has a duration such as "4s" or "4.5s".
+type VideoFileMetadata struct {
+	VideoDuration string `json:"videoDuration"`
 }
 
 // UploadRequest is the body that starts an upload (§7.2). Every field is optional.

@@ -207,7 +207,7 @@ func (x *batchRun) plan(ctx context.Context) (*ringback.Failure, error) {
 	if p.bad != nil {
 		x.Log.Warn("the input of a batch has bad lines; each is told in its row's result", "batch", x.job.ID, "good", p.good, "bad", cur.First+int64(cur.Rows)-p.good, "first", p.bad)
 	}
-	err := x.untilStored(ctx, "the plan of a batch", x.job.ID, func() error { return x.Store.PlanBatch(ctx, x.job.ID, x.lease, shards) })
+	err := x.untilStored(ctx, "the plan of a batch", func() error { return x.Store.PlanBatch(ctx, x.job.ID, x.lease, shards) })
 	crash.At(crash.BatchPlanned)
 	return nil, err
 }
@@ -239,6 +239,10 @@ func (p *planned) check(x *batchRun, lines []inputLine) {
 	p.mu.Unlock()
 }
 
+func (x *batchRun) untilStored(ctx context.Context, what string, write func() error) error {
+	return x.Runner.untilStored(ctx, what, x.job.ID, write)
+}
+
 // runShards claims shards and runs their rows until none is left. It returns why
 // it was cut off, if it was; what was finished is recorded in any case.
 func (x *batchRun) runShards(ctx context.Context, cancel context.CancelCauseFunc) error {
@@ -268,7 +272,7 @@ func (x *batchRun) feed(ctx context.Context) error {
 	for {
 		now := x.Now()
 		var shards []store.ClaimedShard
-		err := x.untilStored(ctx, "the claim of a shard", x.job.ID, func() (err error) {
+		err := x.untilStored(ctx, "the claim of a shard", func() (err error) {
 			shards, err = x.Store.ClaimShards(ctx, x.job.ID, x.Node, now, now.Add(x.Lease), claimAhead)
 			return err
 		})

@@ -218,7 +218,7 @@ func (j *journal) store(ctx context.Context, cancel context.CancelCauseFunc, g g
 	stopped, done := context.WithCancel(ctx)
 	defer done()
 	defer context.AfterFunc(x.cutOff, done)()
-	err := x.untilStored(stopped, "the results of rows", x.job.ID, func() error { return x.Store.RecordRows(ctx, x.job.ID, g.RowGroup, x.Now()) })
+	err := x.untilStored(stopped, "the results of rows", func() error { return x.Store.RecordRows(ctx, x.job.ID, g.RowGroup, x.Now()) })
 	crash.At(crash.RowsRecorded)
 	for range g.Succeeded + g.Failed {
 		<-j.places

@@ -26,7 +26,7 @@ func (x *batchRun) assemble(ctx context.Context, state ringback.State) (Result, 
 	stopped, done := context.WithCancel(ctx)
 	defer done()
 	defer context.AfterFunc(x.cutOff, done)()
-	err := x.untilStored(stopped, "the output of a batch", x.job.ID, func() (err error) {
+	err := x.untilStored(stopped, "the output of a batch", func() (err error) {
 		res, err = x.write(stopped, state)
 		return err
 	})

@@ -30,11 +30,11 @@ type Config struct {
 	Backend backend.Backend
 	// Node names this process in leases.
 	Node string
-	// Blobs keeps the inputs and outputs of batches.
+	// Blobs keeps the inputs and outputs of batches, and videos.
 	Blobs blob.Store
 	// MaxRunning bounds the background interactions that run at once, zero means
-	// 256; MaxBatches the batches, zero means 32.
-	MaxRunning, MaxBatches int
+	// 256; MaxBatches the batches, zero means 32; MaxVideos the videos, zero means 16.
+	MaxRunning, MaxBatches, MaxVideos int
 	// MaxRow bounds a row of a batch in bytes; zero means 20 MiB.
 	MaxRow int
 	// RowWait is how long a row of a batch rests after its first failure; zero means
@@ -42,6 +42,12 @@ type Config struct {
 	RowWait time.Duration
 	// ResultTTL is how long the results of a batch are kept; zero means 30 days.
 	ResultTTL time.Duration
+	// VideoTTL is how long videos are kept; zero means 48 h. MaxVideoBytes bounds
+	// each; zero means 2 GiB. VideoWait is how long a video job rests after the first
+	// time that its back-end could not be used; zero means 5 s.
+	VideoTTL      time.Duration
+	MaxVideoBytes int64
+	VideoWait     time.Duration
 	// Lease is how long a job stays claimed after its worker died; it is renewed
 	// three times in that time. Zero means 30 s.
 	Lease time.Duration
@@ -136,18 +142,33 @@ func New(c Config) *Runner {
 	if c.ResultTTL == 0 {
 		c.ResultTTL = 30 * 24 * time.Hour
 	}
+	if c.MaxVideos == 0 {
+		c.MaxVideos = 16
+	}
+	if c.VideoTTL == 0 {
+		c.VideoTTL = 48 * time.Hour
+	}
+	if c.MaxVideoBytes == 0 {
+		c.MaxVideoBytes = 2 << 30
+	}
+	if c.VideoWait == 0 {
+		c.VideoWait = 5 * time.Second
+	}
 	r := &Runner{Config: c, wake: make(chan struct{}, 1), halt: make(chan struct{}), taken: make(map[ringback.Kind]int), running: make(map[ringback.ID]*underWay)}
 	r.cutOff, r.cut = context.WithCancel(context.Background())
 	return r
 }
 
 // kinds are the kinds of job that are run in the background.
-var kinds = [...]ringback.Kind{ringback.KindInteraction, ringback.KindBatch}
+var kinds = [...]ringback.Kind{ringback.KindInteraction, ringback.KindBatch, ringback.KindVideo}
 
 // places is how many jobs of a kind may run at once.
 func (r *Runner) places(k ringback.Kind) int {
-	if k == ringback.KindBatch {
+	switch k {
+	case ringback.KindBatch:
 		return r.MaxBatches
+	case ringback.KindVideo:
+		return r.MaxVideos
 	}
 	return r.MaxRunning
 }
@@ -344,7 +365,11 @@ func (r *Runner) Cancel(ctx context.Context, project, id ringback.ID) (*ringback
 	if err != nil {
 		return nil, err
 	}
-	if err := r.Emit.EndJob(ctx, j, nil, &store.End{State: ringback.Cancelled, At: r.Now()}); err != nil {
+	end := &store.End{State: ringback.Cancelled, At: r.Now()}
+	if j.Kind == ringback.KindVideo { // Its event is video.failed, which should say why.
+		end.Failure = &ringback.Failure{Code: "CANCELLED", Message: "the video was cancelled"}
+	}
+	if err := r.Emit.EndJob(ctx, j, nil, end); err != nil {
 		return nil, err
 	}
 	r.stop(id, errCancelled)
@@ -555,7 +580,7 @@ func (r *Runner) guarded(j *ringback.Job, run func() (Result, error)) (res Resul
 	defer func() {
 		if p := recover(); p != nil {
 			r.Log.Error("panic in a job", "job", j.ID, "panic", p, "stack", string(debug.Stack()))
-			res, err = failure("api_error", "an internal error ended the job"), nil
+			res, err = failure(brokenCode(j.Kind), "an internal error ended the job"), nil
 		}
 	}()
 	return run()
@@ -563,16 +588,27 @@ func (r *Runner) guarded(j *ringback.Job, run func() (Result, error)) (res Resul
 
 func (r *Runner) byKind(ctx context.Context, j *ringback.Job, lease ringback.Lease) (Result, error) {
 	if j.Runs > maxRuns {
-		return failure("api_error", fmt.Sprintf("given up after %d runs that were cut off", maxRuns)), nil
+		return failure(brokenCode(j.Kind), fmt.Sprintf("given up after %d runs that were cut off", maxRuns)), nil
 	}
 	switch j.Kind {
 	case ringback.KindInteraction:
 		return r.runInteraction(ctx, j, lease, nil)
 	case ringback.KindBatch:
 		return r.runBatch(ctx, j, lease)
+	case ringback.KindVideo:
+		return r.runVideo(ctx, j, lease)
 	default:
 		return failure("api_error", fmt.Sprintf("this version can't run jobs of kind %q", j.Kind)), nil
 	}
+}
+
+// brokenCode is the code of a failure that is ours, in the vocabulary of a kind's
+// surface.
+func brokenCode(k ringback.Kind) string {
+	if k == ringback.KindInteraction {
+		return "api_error"
+	}
+	return "INTERNAL"
 }
 
 func failure(code, message string) Result {
@@ -650,7 +686,10 @@ const again = 5 * time.Second
 // count as a run.
 func (r *Runner) release(j *ringback.Job, lease ringback.Lease, why error) {
 	due, uncount := r.Now(), true
-	if !errors.Is(why, errStopping) && !errors.Is(why, errLost) && !errors.Is(why, errCancelled) {
+	var wait *later
+	if errors.As(why, &wait) {
+		due = wait.due
+	} else if !errors.Is(why, errStopping) && !errors.Is(why, errLost) && !errors.Is(why, errCancelled) {
 		due, uncount = due.Add(again), false
 		r.Log.Error("a job could not be run; it is tried again", "job", j.ID, "kind", j.Kind, "run", j.Runs, "again_in", again, "error", why)
 	}

@@ -44,8 +44,8 @@ func (m *manage) listJobs(c *call) (any, error) {
 		return nil, err
 	}
 	f := store.JobFilter{Kind: ringback.Kind(q.Get("kind")), State: ringback.State(q.Get("state"))}
-	if f.Kind != "" && f.Kind != ringback.KindInteraction && f.Kind != ringback.KindBatch {
-		return nil, invalid("kind: %q is neither %s nor %s", f.Kind, ringback.KindInteraction, ringback.KindBatch)
+	if kinds := []ringback.Kind{"", ringback.KindInteraction, ringback.KindBatch, ringback.KindVideo}; !slices.Contains(kinds, f.Kind) {
+		return nil, invalid("kind: %q is none of %s", f.Kind, strings.Trim(fmt.Sprint(kinds[1:]), "[]"))
 	}
 	states := []ringback.State{"", ringback.Pending, ringback.Running, ringback.Completed, ringback.RequiresAction, ringback.Incomplete, ringback.BudgetExceeded, ringback.Failed, ringback.Cancelled, ringback.Expired}
 	if !slices.Contains(states, f.State) {

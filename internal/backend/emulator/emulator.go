@@ -31,6 +31,7 @@ func New(s *Scenario) *Backend { return &Backend{scenario: s} }
 // Models implements backend.ModelLister.
 func (b *Backend) Models(context.Context) ([]genai.Model, error) {
 	m := backend.Describe(Name)
+	m.SupportedGenerationMethods = append(m.SupportedGenerationMethods, "predictLongRunning")
 	m.Description = "No model: the emulator built into ringback. It answers to every model name."
 	return []genai.Model{m}, nil
 }
@@ -183,12 +184,8 @@ func improvise(req *backend.Request) (genai.Part, error) {
 		}
 		return genai.TextPart(string(text)), nil
 	}
-	shown := prompt
-	if r := []rune(shown); len(r) > 80 {
-		shown = string(r[:79]) + "…"
-	}
 	text := fmt.Sprintf("[ringback emulator] No model ran. %s was asked %q (%d bytes, turn %d, digest %s).",
-		req.Model, shown, len(prompt), len(req.Body.Contents), digest(req))
+		req.Model, shorten(prompt), len(prompt), len(req.Body.Contents), digest(req))
 	for _, p := range last {
 		switch {
 		case p.InlineData != nil:
@@ -205,6 +202,13 @@ func improvise(req *backend.Request) (genai.Part, error) {
 
 // base64Bytes is how many bytes a text in base64 stands for.
 func base64Bytes(text string) int { return len(strings.TrimRight(text, "=")) * 3 / 4 }
+// shorten cuts a prompt to what is shown of it.
+func shorten(prompt string) string {
+	if r := []rune(prompt); len(r) > 80 {
+		return string(r[:79]) + "…"
+	}
+	return prompt
+}
 
 // wanted returns the function to call: with mode ANY the first that is allowed,
 // otherwise the one whose name the prompt holds.

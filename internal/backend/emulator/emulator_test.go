@@ -108,7 +108,7 @@ func TestScenarioErrors(t *testing.T) {
 	for text, hint := range map[string]string{
 		"rule: []": "rule", "rules:\n  - {match: {modell: x}}": "modell", "rules:\n  - {text: a, error: {kind: internal}}": "only one",
 		"rules:\n  - {error: {kind: bad}}": "none of", "rules:\n  - {match: {prompt: /(/}}": "prompt", "rules:\n  - {match: {model: '[' }}": "pattern",
-		"rules:\n  - {function_call: {args: {}}}": "name", "rules:\n  - {function_calls: [{name: f}, {}]}": "function_calls[1].name", "rules: [null]": "empty",
+		"rules:\n  - {function_call: {args: {}}}": "name", "rules:\n  - {function_calls: [{name: f}, {}]}": "function_calls[1].name", "rules: [null]": "empty", "rules:\n  - {filtered: {count: -1}}": "filtered.count", "rules:\n  - {filtered: {}, text: a}": "only one",
 	} {
 		if _, err := emulator.ReadScenario(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), hint) {
 			t.Errorf("%q: got %v, want a word of %q", text, err, hint)

@@ -22,7 +22,8 @@ type Scenario struct {
 }
 
 // Rule says what happens to the requests that match it. At most one of Text,
-// FunctionCall, FunctionCalls, Error and RateLimit is set; Delay goes with any.
+// FunctionCall, FunctionCalls, Filtered, Error and RateLimit is set; Delay goes with
+// any. Rules with Text or calls are not for videos, those with Filtered only for them.
 type Rule struct {
 	Match Match  `yaml:"match"`
 	Text  string `yaml:"text"`
@@ -30,6 +31,7 @@ type Rule struct {
 	Thought       string         `yaml:"thought"`
 	FunctionCall  *FunctionCall  `yaml:"function_call"`
 	FunctionCalls []FunctionCall `yaml:"function_calls"`
+	Filtered      *Filtered      `yaml:"filtered"`
 	Error         *Failure       `yaml:"error"`
 	RateLimit     *RateLimit     `yaml:"rate_limit"`
 	FinishReason  string         `yaml:"finish_reason"`
@@ -68,6 +70,13 @@ func (r *Rule) calls() []FunctionCall {
 type FunctionCall struct {
 	Name string         `yaml:"name"`
 	Args map[string]any `yaml:"args"`
+}
+
+// Filtered holds videos back as a model does for safety: Count of them, all if it
+// is 0.
+type Filtered struct {
+	Count   int      `yaml:"count"`
+	Reasons []string `yaml:"reasons"`
 }
 
 // Failure is a scripted error.
@@ -126,13 +135,16 @@ func (r *Rule) check() error {
 		}
 	}
 	set := 0
-	for _, is := range []bool{r.Text != "", r.FunctionCall != nil, r.FunctionCalls != nil, r.Error != nil, r.RateLimit != nil} {
+	for _, is := range []bool{r.Text != "", r.FunctionCall != nil, r.FunctionCalls != nil, r.Filtered != nil, r.Error != nil, r.RateLimit != nil} {
 		if is {
 			set++
 		}
 	}
 	if set > 1 {
-		return errors.New("only one of text, function_call, function_calls, error and rate_limit can be given")
+		return errors.New("only one of text, function_call, function_calls, filtered, error and rate_limit can be given")
+	}
+	if r.Filtered != nil && r.Filtered.Count < 0 {
+		return fmt.Errorf("filtered.count: %d is negative", r.Filtered.Count)
 	}
 	if r.FunctionCall != nil && r.FunctionCall.Name == "" {
 		return errors.New("function_call.name is missing")
@@ -154,18 +166,27 @@ func (r *Rule) check() error {
 
 // match returns the first rule that fits, nil if there is none.
 func (s *Scenario) match(req *backend.Request) *Rule {
-	if s == nil {
-		return nil
-	}
 	last := lastParts(req.Body)
-	prompt := textOf(last)
 	answered := false
 	for _, p := range last {
 		answered = answered || p.FunctionResponse != nil
 	}
+	return s.first(req.Model, textOf(last), func(r *Rule) bool { return r.Filtered == nil && (r.FunctionCall == nil || !answered) })
+}
+
+// matchVideo does the same for a request of videos.
+func (s *Scenario) matchVideo(req *backend.VideoRequest) *Rule {
+	return s.first(req.Model, req.Prompt, func(r *Rule) bool { return r.Text == "" && r.FunctionCall == nil })
+}
+
+// first returns the first rule whose conditions hold and which suits.
+func (s *Scenario) first(model, prompt string, suits func(*Rule) bool) *Rule {
+	if s == nil {
+		return nil
+	}
 	for _, r := range s.Rules {
 		if r.Match.Model != "" {
-			if ok, _ := path.Match(r.Match.Model, req.Model); !ok {
+			if ok, _ := path.Match(r.Match.Model, model); !ok {
 				continue
 			}
 		}
@@ -175,10 +196,9 @@ func (s *Scenario) match(req *backend.Request) *Rule {
 		if r.prompt == nil && !strings.Contains(prompt, r.Match.Prompt) {
 			continue
 		}
-		if len(r.calls()) > 0 && answered {
-			continue
+		if suits(r) {
+			return r
 		}
-		return r
 	}
 	return nil
 }
