@@ -25,8 +25,27 @@ func TestGoDynamic(t *testing.T) {
 		t.Errorf("unexpected status %s", job.Status)
 	}
 	got := r.wait(t, "interaction.completed", *job.ID)
-	keys := func(token *jwt.Token) (any, error) {
-		resp, err := http.Get(s.URL + "/.well-known/jwks.json")
+	keys := serverKeys(t, s.URL)
+	claims := jwt.MapClaims{}
+	if _, err := jwt.ParseWithClaims(got.Header.Get("webhook-signature"), claims, keys, jwt.WithValidMethods([]string{"RS256"}), jwt.WithAudience(r.URI), jwt.WithIssuer(s.URL)); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(got.Body)
+	if claims["type"] != "interaction.completed" || claims["jti"] != got.Header.Get("webhook-id") || claims["body_sha256"] != hex.EncodeToString(sum[:]) {
+		t.Errorf("unexpected claims %v", claims)
+	}
+	if meta, ok := claims["user_metadata"].(map[string]any); !ok || meta["job_group"] != "nightly-eval" {
+		t.Errorf("unexpected metadata %v", claims["user_metadata"])
+	}
+	if _, err := jwt.Parse(got.Header.Get("webhook-signature"), keys, jwt.WithAudience("https://another.example/")); err == nil {
+		t.Error("the token is good for another audience")
+	}
+}
+
+// serverKeys finds the keys by which a server signs tokens.
+func serverKeys(t *testing.T, url string) jwt.Keyfunc {
+	return func(token *jwt.Token) (any, error) {
+		resp, err := http.Get(url + "/.well-known/jwks.json")
 		if err != nil {
 			return nil, err
 		}
@@ -46,19 +65,5 @@ func TestGoDynamic(t *testing.T) {
 			}
 		}
 		return nil, jwt.ErrTokenUnverifiable
-	}
-	claims := jwt.MapClaims{}
-	if _, err := jwt.ParseWithClaims(got.Header.Get("webhook-signature"), claims, keys, jwt.WithValidMethods([]string{"RS256"}), jwt.WithAudience(r.URI), jwt.WithIssuer(s.URL)); err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(got.Body)
-	if claims["type"] != "interaction.completed" || claims["jti"] != got.Header.Get("webhook-id") || claims["body_sha256"] != hex.EncodeToString(sum[:]) {
-		t.Errorf("unexpected claims %v", claims)
-	}
-	if meta, ok := claims["user_metadata"].(map[string]any); !ok || meta["job_group"] != "nightly-eval" {
-		t.Errorf("unexpected metadata %v", claims["user_metadata"])
-	}
-	if _, err := jwt.Parse(got.Header.Get("webhook-signature"), keys, jwt.WithAudience("https://another.example/")); err == nil {
-		t.Error("the token is good for another audience")
 	}
 }

@@ -60,7 +60,7 @@ func get(t *testing.T, c *genai.Client, id string) *interactions.Interaction {
 
 func register(t *testing.T, c *genai.Client, uri string) *webhooks.Webhook {
 	t.Helper()
-	in := decode[webhooks.WebhookInput](t, `{"name":"go","uri":"`+uri+`","subscribed_events":["interaction.completed","interaction.failed","interaction.requires_action","interaction.cancelled","batch.succeeded"]}`)
+	in := decode[webhooks.WebhookInput](t, `{"name":"go","uri":"`+uri+`","subscribed_events":["interaction.completed","interaction.failed","interaction.requires_action","interaction.cancelled","batch.succeeded","video.generated"]}`)
 	return must[*operations.CreateWebhookResponse](t)(c.Webhooks.Create(t.Context(), operations.CreateWebhookRequest{Body: in})).Webhook
 }
 

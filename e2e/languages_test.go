@@ -16,7 +16,11 @@ func TestJavaScript2(t *testing.T) { javaScript(t, "genai2") }
 
 func javaScript(t *testing.T, release string) {
 	s := dev(t)
-	dir := jsFolder(t, release, "js/sdk.test.mjs", "js/dynamic.test.mjs", "js/batches.test.mjs", "js/streams.test.mjs")
+	files := []string{"js/sdk.test.mjs", "js/dynamic.test.mjs", "js/batches.test.mjs", "js/streams.test.mjs"}
+	if release == "genai2" {
+		files = append(files, "js/videos.test.mjs") // Version 3 refuses these calls on its own side.
+	}
+	dir := jsFolder(t, release, files...)
 	out := runner(t, dir, strict(t, s), node(t), "--test", "--test-reporter=tap")
 	count(t, release, out, `(?m)^# pass (\d+)$`, `(?m)^# (?:fail|skipped|cancelled|todo) ([1-9]\d*)$`)
 }
@@ -53,7 +57,11 @@ func TestPython2(t *testing.T) { python(t, "python2") }
 
 func python(t *testing.T, release string) {
 	s := dev(t)
-	out := runner(t, "python", strict(t, s), filepath.Join(cache(t, release), "bin", "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", ".")
+	args := []string{"-m", "pytest", "-q", "-p", "no:cacheprovider", "."}
+	if release == "python3" {
+		args = append(args, "--ignore=test_videos.py") // Version 3 refuses these calls on its own side.
+	}
+	out := runner(t, "python", strict(t, s), filepath.Join(cache(t, release), "bin", "python"), args...)
 	count(t, release, out, `(\d+) passed`, `(\d+) (?:failed|skipped|error|xfailed)`)
 }
 

@@ -155,3 +155,42 @@ func TestInteractionsDocument(t *testing.T) {
 		}
 	}
 }
+
+// TestVideosDocument runs the programs of docs/videos.md.
+func TestVideosDocument(t *testing.T) {
+	js, py := blocks(t, "../docs/videos.md", "js"), blocks(t, "../docs/videos.md", "python")
+	if len(js) != 1 || len(py) != 2 {
+		t.Fatalf("the document has %d programs in JavaScript and %d in Python; this test knows 1 and 2", len(js), len(py))
+	}
+	s := dev(t)
+	c := goClient(t, s, "any")
+	r := receive(t)
+	register(t, c, r.URI)
+	created := regexp.MustCompile(`(models/veo-3.1-generate-preview/operations/[a-z0-9]+) [Ff]alse`)
+	dir := jsFolder(t, "genai2")
+	for name, text := range map[string]string{"videos.mjs": js[0], "street.png": "\x89PNG\r\n\x1a\n and so on"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	own := receive(t)
+	out := runner(t, dir, append(env(s), "CALLBACK="+own.URI), node(t), "videos.mjs")
+	if m := created.FindStringSubmatch(out); m == nil {
+		t.Errorf("the program in JavaScript printed %q", out)
+	} else if got := own.wait(t, "video.generated", m[1]); !strings.Contains(string(got.Body), `"user_metadata":{"reel":7}`) {
+		t.Errorf("the callback: %s", got.Body)
+	}
+	python := filepath.Join(cache(t, "python2"), "bin", "python")
+	out = runner(t, dir, env(s), python, "-c", py[0])
+	m := created.FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("the first program in Python printed %q", out)
+	}
+	r.wait(t, "video.generated", m[1])
+	runner(t, dir, env(s), python, "-c", fmt.Sprintf("%s\non_event({'data': {'id': %q}})\n", py[1], m[1]))
+	for i := 1; i <= 2; i++ {
+		if data, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("cat-%d.mp4", i))); err != nil || !strings.Contains(string(data), fmt.Sprintf("(video %d of 2", i)) {
+			t.Errorf("video %d: %d bytes, %v", i, len(data), err)
+		}
+	}
+}

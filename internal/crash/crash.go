@@ -31,6 +31,7 @@ const (
 
 // StreamRecorded is reached when events of a stream are stored and nobody was told.
 const StreamRecorded Step = "stream-recorded"
+
 // The steps of a video job, in their order. There are several notes and videos.
 const (
 	VideoNoted   Step = "video-noted"

@@ -202,6 +202,7 @@ func improvise(req *backend.Request) (genai.Part, error) {
 
 // base64Bytes is how many bytes a text in base64 stands for.
 func base64Bytes(text string) int { return len(strings.TrimRight(text, "=")) * 3 / 4 }
+
 // shorten cuts a prompt to what is shown of it.
 func shorten(prompt string) string {
 	if r := []rune(prompt); len(r) > 80 {
