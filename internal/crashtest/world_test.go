@@ -52,7 +52,7 @@ func newWorld(t *testing.T, binary string, flags ...string) *world {
 	var hook struct {
 		Secret string `json:"new_signing_secret"`
 	}
-	body := fmt.Sprintf(`{"uri":%q,"subscribed_events":["interaction.completed","batch.succeeded"]}`, w.receiver.srv.URL)
+	body := fmt.Sprintf(`{"uri":%q,"subscribed_events":["interaction.completed","batch.succeeded","video.generated"]}`, w.receiver.srv.URL)
 	if err := w.post("/v1/webhooks", body, &hook); err != nil {
 		t.Fatal(err)
 	}
