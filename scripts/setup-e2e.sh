@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the released SDKs that the end-to-end tests run. With --where NAME it prints where the
+# Installs the released SDKs, and the browser, that the end-to-end tests run. With --where NAME it prints where the
 # packages of js, python2 or python3 are, or which node runs the former.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
@@ -42,6 +42,7 @@ npm_packages() {
 need npm nodejs npm
 [ "$node" = node ] || once "$node_folder" node_binary
 need curl curl
+need chromium chromium # It plays the videos.
 need_python
 once "$js" npm_packages
 once "$python2" venv "$e2e/python/requirements-2.txt"
