@@ -29,6 +29,7 @@ func TestGoExamples(t *testing.T) {
 		{"models/generate_content/function_declaration_json_schema", `"finishReason": "STOP"`},
 		{"models/generate_content/function_declaration_schema", `"finishReason": "STOP"`},
 		{"chats/chat", `turn 3`},
+		{"models/generate_videos/videos", `Video file http\S+ downloaded. Data size: [1-9]`}, // It sleeps for 20 s between two looks.
 	} {
 		t.Run(c.file, func(t *testing.T) {
 			program := filepath.Join(t.TempDir(), "example")
