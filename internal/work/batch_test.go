@@ -495,12 +495,14 @@ func TestDeleteStopsABatch(t *testing.T) {
 // TestBatchPriority: among waiting batches the one of the highest priority is
 // claimed first.
 func TestBatchPriority(t *testing.T) {
-	release := make(chan struct{})
+	begun, release := make(chan struct{}, 3), make(chan struct{})
 	w := newBatchWorld(t, func(ctx context.Context, prompt string) (string, error) {
+		begun <- struct{}{}
 		<-release
 		return echo(ctx, prompt)
 	}, func(c *work.Config) { c.MaxBatches = 1 })
 	first := w.submitBatch(line("k", "x"), nil)
+	<-begun // It has the only place.
 	low := w.submitBatch(line("k", "x"), nil)
 	high := w.submitBatch(line("k", "x"), func(_ *ringback.Job, b *ringback.Batch) { b.Priority = 5 })
 	close(release)
