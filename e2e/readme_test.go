@@ -159,10 +159,20 @@ func TestInteractionsDocument(t *testing.T) {
 // TestVideosDocument runs the programs of docs/videos.md.
 func TestVideosDocument(t *testing.T) {
 	js, py := blocks(t, "../docs/videos.md", "js"), blocks(t, "../docs/videos.md", "python")
-	if len(js) != 1 || len(py) != 2 {
-		t.Fatalf("the document has %d programs in JavaScript and %d in Python; this test knows 1 and 2", len(js), len(py))
+	if len(js) != 2 || len(py) != 2 {
+		t.Fatalf("the document has %d programs in JavaScript and %d in Python; this test knows 2 and 2", len(js), len(py))
 	}
 	s := dev(t)
+	for _, release := range []string{"genai3", "genai2"} {
+		dir := jsFolder(t, release)
+		if err := os.WriteFile(filepath.Join(dir, "video.mjs"), []byte(js[1]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out := runner(t, dir, env(s), node(t), "video.mjs")
+		if ok, err := regexp.MatchString(`^completed video/mp4 http://[^ ]+/v1beta/files/[a-z0-9]{26}:download\?alt=media\n$`, out); err != nil || !ok {
+			t.Errorf("%s printed %q", release, out)
+		}
+	}
 	c := goClient(t, s, "any")
 	r := receive(t)
 	register(t, c, r.URI)

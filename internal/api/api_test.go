@@ -340,6 +340,7 @@ var changing = []struct {
 	name    string
 }{
 	{regexp.MustCompile(`v1_[0-9a-z]{26}`), "v1_ID"},
+	{regexp.MustCompile(`http://127\.0\.0\.1:\d+/v1beta/files/[0-9a-z]{26}`), "BASE/v1beta/files/FILE"},
 	{regexp.MustCompile(`"id":"[0-9a-z]{36}"`), `"id":"WEBHOOK"`},
 	{regexp.MustCompile(`whsec_[0-9A-Za-z+/]{43}=`), "whsec_SECRET="},
 	{regexp.MustCompile(`whsec_\.\.\.[0-9A-Za-z+/]{3}=`), "whsec_...END="},

@@ -53,7 +53,7 @@ func (a *api) await(c *call, id ringback.ID, turn int) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := renderInteraction(j, spec, false)
+	r, err := a.renderInteraction(c, j, spec, false)
 	if err == nil && !ended && !j.State.Final() {
 		r.Status, r.ContinuationToken = requiresContinuation, continuationToken(id, turn)
 	}

@@ -48,7 +48,12 @@ func (a *api) createInteraction(c *call) (any, error) {
 			return nil, err
 		}
 	}
-	if err := a.checkHistory(c, spec); err != nil {
+	if spec.Video != nil {
+		err = a.videoInput(c, spec)
+	} else {
+		err = a.checkHistory(c, spec)
+	}
+	if err != nil {
 		return nil, err
 	}
 	webhooks, err := a.dynamicWebhooks("webhook_config", q.WebhookConfig)
@@ -91,7 +96,7 @@ func (a *api) createInteraction(c *call) (any, error) {
 	case a.AnswerWithin > 0 && !q.Background && !unstored:
 		return a.await(c, j.ID, 1)
 	}
-	return renderInteraction(done, spec, false)
+	return a.renderInteraction(c, done, spec, false)
 }
 
 // sendEarlier answers a creation that was made before, under the same key.
@@ -104,7 +109,7 @@ func (a *api) sendEarlier(c *call, id ringback.ID) (any, error) {
 		_, err = s.follow(0)
 		return nil, err
 	}
-	return renderInteraction(s.job, s.spec, false)
+	return a.renderInteraction(c, s.job, s.spec, false)
 }
 
 // interactionSpec validates a request. Errors name the field.
@@ -129,7 +134,7 @@ func interactionSpec(q *genai.CreateInteraction) (*genai.InteractionSpec, error)
 	}
 	for _, m := range q.ResponseModalities {
 		switch strings.ToLower(m) {
-		case "text", "image", "audio":
+		case "text", "image", "audio", "video":
 		default:
 			return nil, unsupported(fmt.Sprintf("response_modalities %q", m), "")
 		}
@@ -157,8 +162,11 @@ func interactionSpec(q *genai.CreateInteraction) (*genai.InteractionSpec, error)
 	if err := checkSteps(spec.Steps, q.PreviousInteractionID != ""); err != nil {
 		return nil, err
 	}
-	if spec.JSON, spec.Schema, err = responseFormat(q); err != nil {
+	if err := responseFormat(q, spec); err != nil {
 		return nil, err
+	}
+	if spec.Video != nil {
+		return spec, checkVideo(q)
 	}
 	if spec.Schema != nil {
 		if err := schema.Valid(spec.Schema); err != nil {
@@ -313,31 +321,37 @@ func checkContent(at string, c *genai.StepContent) error {
 }
 
 // responseFormat reads response_format: an entry or a list of them, or a bare
-// JSON schema; and the older response_mime_type.
-func responseFormat(q *genai.CreateInteraction) (isJSON bool, schema json.RawMessage, err error) {
+// JSON schema; the older response_mime_type; and response_modalities, which may
+// ask for a video, too.
+func responseFormat(q *genai.CreateInteraction, spec *genai.InteractionSpec) error {
 	switch strings.ToLower(q.ResponseMimeType) {
 	case "", "text/plain":
 	case "application/json":
-		isJSON = true
+		spec.JSON = true
 	default:
-		return false, nil, invalid("response_mime_type: %q is neither text/plain nor application/json", q.ResponseMimeType)
+		return invalid("response_mime_type: %q is neither text/plain nor application/json", q.ResponseMimeType)
+	}
+	for _, m := range q.ResponseModalities {
+		if strings.EqualFold(m, "video") {
+			spec.Video = &genai.InteractionVideo{VideoSpec: genai.VideoSpec{Count: 1}}
+		}
 	}
 	if !given(q.ResponseFormat) {
-		return isJSON, nil, nil
+		return nil
 	}
 	list := []json.RawMessage{q.ResponseFormat}
 	if bytes.TrimSpace(q.ResponseFormat)[0] == '[' {
 		if err := json.Unmarshal(q.ResponseFormat, &list); err != nil {
-			return false, nil, invalid("response_format: %v", err)
+			return invalid("response_format: %v", err)
 		}
 	}
 	for _, raw := range list {
 		if !given(raw) {
-			return false, nil, invalid("response_format: an entry must not be null")
+			return invalid("response_format: an entry must not be null")
 		}
 		var f genai.ResponseFormat
 		if err := genai.Decode(raw, &f); err != nil {
-			return false, nil, invalid("response_format: %v", err)
+			return invalid("response_format: %v", err)
 		}
 		switch f.Type {
 		case "text":
@@ -345,15 +359,20 @@ func responseFormat(q *genai.CreateInteraction) (isJSON bool, schema json.RawMes
 				f.Schema = nil
 			}
 			if f.Schema != nil || strings.EqualFold(f.MimeType, "application/json") {
-				isJSON, schema = true, f.Schema
+				spec.JSON, spec.Schema = true, f.Schema
 			}
-		case "image", "audio", "video":
-			return false, nil, invalid("response_format: %s is not supported by this version", f.Type)
+		case "video":
+			var err error
+			if spec.Video, err = videoFormat(&f); err != nil {
+				return err
+			}
+		case "image", "audio":
+			return invalid("response_format: %s is not supported by this version; ask for it by response_modalities, of a model that can", f.Type)
 		default:
-			isJSON, schema = true, raw // A bare schema.
+			spec.JSON, spec.Schema = true, raw // A bare schema.
 		}
 	}
-	return isJSON, schema, nil
+	return nil
 }
 
 func checkGeneration(g *genai.InteractionGeneration) error {
@@ -442,7 +461,7 @@ func (a *api) getInteraction(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return renderInteraction(j, spec, c.query("include_input") == "true")
+	return a.renderInteraction(c, j, spec, c.query("include_input") == "true")
 }
 
 func (a *api) cancelInteraction(c *call) (any, error) {
@@ -456,7 +475,7 @@ func (a *api) cancelInteraction(c *call) (any, error) {
 	if j, err = a.Runner.Cancel(c.Context(), c.project, j.ID); err != nil {
 		return nil, notFound(err, "interaction", c.id())
 	}
-	return renderInteraction(j, spec, false)
+	return a.renderInteraction(c, j, spec, false)
 }
 
 func (a *api) deleteInteraction(c *call) (any, error) {
@@ -479,7 +498,7 @@ func resource(j *ringback.Job, spec *genai.InteractionSpec) *genai.Interaction {
 }
 
 // renderInteraction shows a job as the resource of §5.5.
-func renderInteraction(j *ringback.Job, spec *genai.InteractionSpec, withInput bool) (*genai.Interaction, error) {
+func (a *api) renderInteraction(c *call, j *ringback.Job, spec *genai.InteractionSpec, withInput bool) (*genai.Interaction, error) {
 	r := resource(j, spec)
 	if withInput {
 		r.Input = spec.Steps
@@ -488,7 +507,7 @@ func renderInteraction(j *ringback.Job, spec *genai.InteractionSpec, withInput b
 		return r, nil
 	}
 	r.Status, r.Role = string(j.State), "model"
-	out, err := interactionOutput(j)
+	out, err := a.interactionOutput(c, j)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -109,7 +110,7 @@ func (s *streamed) resource(status string) *genai.Interaction {
 // tail are the events after the last one of the steps, whose number and text are
 // given: it may be of a step that was left open.
 func (s *streamed) tail(last int64, text []byte) ([]byte, error) {
-	out, err := interactionOutput(s.job)
+	out, err := s.a.interactionOutput(s.c, s.job)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +124,7 @@ func (s *streamed) tail(last int64, text []byte) ([]byte, error) {
 			events = append(events, genai.InteractionEvent{Type: genai.EventStepStop, Index: e.Index})
 		}
 	}
-	if !s.spec.Stream {
+	if !s.spec.Stream || s.spec.Video != nil { // Nothing of them was told before.
 		for i := range out.Steps {
 			events = append(events, genai.StepEvents(i, &out.Steps[i])...)
 		}
@@ -434,14 +435,22 @@ func (a *api) streamUnstored(c *call, j *ringback.Job, spec *genai.InteractionSp
 	return nil, nil
 }
 
-// interactionOutput reads what an interaction has produced.
-func interactionOutput(j *ringback.Job) (genai.InteractionOutput, error) {
+// interactionOutput reads what an interaction has produced. Files of ours have their
+// name there, of which an address is made.
+func (a *api) interactionOutput(c *call, j *ringback.Job) (genai.InteractionOutput, error) {
 	var out genai.InteractionOutput
 	if j.Output == nil {
 		return out, nil
 	}
 	if err := json.Unmarshal(j.Output, &out); err != nil {
 		return out, fmt.Errorf("output of interaction %s: %w", j.ID, err)
+	}
+	for i := range out.Steps {
+		for k := range out.Steps[i].Content {
+			if content := &out.Steps[i].Content[k]; strings.HasPrefix(content.URI, "files/") {
+				content.URI = a.base(c.Request) + "/v1beta/" + content.URI + ":download?alt=media"
+			}
+		}
 	}
 	return out, nil
 }

@@ -67,11 +67,16 @@ type AllowedTools struct {
 	} `json:"allowed_tools"`
 }
 
-// ResponseFormat is one entry of response_format.
+// ResponseFormat is one entry of response_format. What follows Schema is of media.
 type ResponseFormat struct {
-	Type     string          `json:"type"`
-	MimeType string          `json:"mime_type,omitempty"`
-	Schema   json.RawMessage `json:"schema,omitempty"`
+	Type        string          `json:"type"`
+	MimeType    string          `json:"mime_type,omitempty"`
+	Schema      json.RawMessage `json:"schema,omitempty"`
+	AspectRatio string          `json:"aspect_ratio,omitempty"`
+	Duration    json.RawMessage `json:"duration,omitempty"` // Such as "8s".
+	Resolution  string          `json:"resolution,omitempty"`
+	Delivery    string          `json:"delivery,omitempty"` // "inline" or "uri".
+	GCSURI      string          `json:"gcs_uri,omitempty"`
 }
 
 // Step is one entry of an interaction's input or output (§5.5.7).
@@ -178,4 +183,13 @@ type InteractionSpec struct {
 	// JSON asks for an answer in JSON, which satisfies Schema if there is one.
 	JSON   bool            `json:"json,omitempty"`
 	Schema json.RawMessage `json:"schema,omitempty"`
+	// Video, if not nil, asks for a video instead of a text.
+	Video *InteractionVideo `json:"video,omitempty"`
+}
+
+// InteractionVideo is a video that an interaction is to make. Inline puts it into
+// the answer.
+type InteractionVideo struct {
+	VideoSpec
+	Inline bool `json:"inline,omitempty"`
 }

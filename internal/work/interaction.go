@@ -27,6 +27,9 @@ func (r *Runner) runInteraction(ctx context.Context, j *ringback.Job, lease ring
 	if err := json.Unmarshal(j.Spec, &spec); err != nil {
 		return Result{}, fmt.Errorf("spec of interaction %s: %w", j.ID, err)
 	}
+	if spec.Video != nil {
+		return r.videoInteraction(ctx, j, lease, spec.Video)
+	}
 	steps, err := history(ctx, r.Store, j.Project, ringback.ID(spec.PreviousInteractionID))
 	if err != nil {
 		if errors.Is(err, ringback.NotFound) {

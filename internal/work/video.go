@@ -85,7 +85,7 @@ func statusName(k backend.Kind) string {
 		return "INVALID_ARGUMENT"
 	case backend.ModelNotFound:
 		return "NOT_FOUND"
-	case backend.RateLimited:
+	case backend.RateLimited, backend.OutOfBudget:
 		return "RESOURCE_EXHAUSTED"
 	case backend.Unauthorized:
 		return "PERMISSION_DENIED"
@@ -286,7 +286,7 @@ func (o *videoOutput) again(e *backend.Error) (failed *backend.Error, err error)
 		tries = notedTries
 	}
 	switch e.Kind {
-	case backend.Unavailable, backend.RateLimited, backend.Unauthorized:
+	case backend.Unavailable, backend.RateLimited, backend.OutOfBudget, backend.Unauthorized:
 	case backend.Timeout:
 		if o.note.Note == nil {
 			return e, nil

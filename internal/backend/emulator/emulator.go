@@ -31,7 +31,6 @@ func New(s *Scenario) *Backend { return &Backend{scenario: s} }
 // Models implements backend.ModelLister.
 func (b *Backend) Models(context.Context) ([]genai.Model, error) {
 	m := backend.Describe(Name)
-	m.SupportedGenerationMethods = append(m.SupportedGenerationMethods, "predictLongRunning")
 	m.Description = "No model: the emulator built into ringback. It answers to every model name."
 	return []genai.Model{m}, nil
 }
