@@ -1,0 +1,7 @@
+//go:build unix && !linux
+
+package exec_test
+
+func adoptOrphans() {}
+
+func serve() {}
