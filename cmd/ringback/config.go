@@ -137,6 +137,9 @@ func (c *configPrint) Run(s *streams) error {
 	c.OpenAIURL, c.CallbackProxy = redacted(c.OpenAIURL), redacted(c.CallbackProxy)
 	for name, b := range c.Backends {
 		b.URL = redacted(b.URL)
+		for variable := range b.Env {
+			b.Env[variable] = "(set)" // It may be a secret.
+		}
 		c.Backends[name] = b
 	}
 	e := yaml.NewEncoder(s.out)

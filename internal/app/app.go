@@ -94,7 +94,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	if err := a.checkMasterKey(ctx); err != nil {
 		return nil, err
 	}
-	models, err := c.router()
+	models, err := c.router(log)
 	if err != nil {
 		return nil, err
 	}

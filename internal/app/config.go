@@ -3,18 +3,22 @@ package app
 import (
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"path"
 	"slices"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
 	"ringback.dev"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/backend/emulator"
+	"ringback.dev/internal/backend/exec"
 	"ringback.dev/internal/backend/openai"
 	"ringback.dev/internal/egress"
 )
@@ -92,7 +96,7 @@ type Config struct {
 
 // BackendConfig is a place where models run.
 type BackendConfig struct {
-	// Type is "openai" or "emulator".
+	// Type is "openai", "exec" or "emulator".
 	Type string `yaml:"type"`
 	// URL is the base of an OpenAI-compatible server.
 	URL string `yaml:"url"`
@@ -103,8 +107,21 @@ type BackendConfig struct {
 	MaxRetries int           `yaml:"max_retries"`
 	// Scenario is the emulator's file.
 	Scenario string `yaml:"scenario"`
+	// Command is the program that a back-end of type "exec" runs for each job, and its
+	// arguments (docs/exec.md tells all). It runs in Dir; without it in the job's own
+	// folder.
+	Command []string `yaml:"command"`
+	Dir     string   `yaml:"dir"`
+	// Env is what the command finds in its environment beside PATH, HOME, LANG and TMPDIR.
+	Env map[string]string `yaml:"env"`
+	// MaxOutput bounds the bytes of all files of one of the command's jobs; zero means
+	// 1 GiB.
+	MaxOutput int64 `yaml:"max_output"`
+	// Grace is how long the command may take to end once it was told to; zero means 5s.
+	Grace time.Duration `yaml:"grace"`
 	// MaxInFlight bounds the requests under way at once, BatchInFlight the rows of
-	// batches among them; zero means no bound, and 64 for rows.
+	// batches among them; zero means no bound, and 64 for rows. A command runs once for
+	// each processor unless MaxInFlight says otherwise.
 	MaxInFlight   int `yaml:"max_in_flight"`
 	BatchInFlight int `yaml:"batch_in_flight"`
 }
@@ -236,7 +253,7 @@ func (c *Config) check() error {
 	if c.Grace < 0 {
 		return fmt.Errorf("grace: %s is negative", c.Grace)
 	}
-	_, err := c.router()
+	_, err := c.router(nil)
 	return err
 }
 
@@ -293,7 +310,7 @@ func (c *Config) backoff() ringback.Backoff {
 }
 
 // router builds the back-ends and the routes to them.
-func (c *Config) router() (*backend.Router, error) {
+func (c *Config) router(log *slog.Logger) (*backend.Router, error) {
 	built := make(map[string]backend.Backend, len(c.Backends))
 	limits := make(map[backend.Backend]backend.Limits)
 	for name, b := range c.Backends {
@@ -301,10 +318,11 @@ func (c *Config) router() (*backend.Router, error) {
 			return nil, fmt.Errorf("backends.%s: max_in_flight and batch_in_flight can't be negative", name)
 		}
 		var err error
-		if built[name], err = b.build(); err != nil {
+		// A name in the file may hold anything.
+		if built[name], err = b.build(filepath.Join(c.Data, "exec-"+url.PathEscape(name)), log); err != nil {
 			return nil, fmt.Errorf("backends.%s: %w", name, err)
 		}
-		limits[built[name]] = backend.Limits{InFlight: b.MaxInFlight, Rows: b.BatchInFlight}
+		limits[built[name]] = b.limits()
 	}
 	var routes []backend.Route
 	for i, m := range c.Models {
@@ -339,7 +357,7 @@ func (c *Config) router() (*backend.Router, error) {
 		routes = append(routes, backend.Route{Match: "*", Name: "openai_url", Backend: b})
 	}
 	if c.Emulator || c.Dev || c.Scenario != "" {
-		b, err := BackendConfig{Type: "emulator", Scenario: c.Scenario}.build()
+		b, err := BackendConfig{Type: "emulator", Scenario: c.Scenario}.build("", log)
 		if err != nil {
 			return nil, fmt.Errorf("scenario: %w", err)
 		}
@@ -351,7 +369,19 @@ func (c *Config) router() (*backend.Router, error) {
 	return backend.NewRouter(routes, limits)
 }
 
-func (b BackendConfig) build() (backend.Backend, error) {
+// limits are the back-end's own.
+func (b BackendConfig) limits() backend.Limits {
+	l := backend.Limits{InFlight: b.MaxInFlight, Rows: b.BatchInFlight}
+	if b.Type == "exec" && l.InFlight == 0 {
+		// A program for each of many requests would bring the machine down.
+		l.InFlight = runtime.GOMAXPROCS(0)
+	}
+	return l
+}
+
+// build makes the back-end. Nothing is run or written yet; temp is a folder for what
+// it needs to write.
+func (b BackendConfig) build(temp string, log *slog.Logger) (backend.Backend, error) {
 	switch b.Type {
 	case "openai":
 		key := ""
@@ -361,6 +391,8 @@ func (b BackendConfig) build() (backend.Backend, error) {
 			}
 		}
 		return openai.New(openai.Config{BaseURL: b.URL, APIKey: key, Timeout: b.Timeout, MaxRetries: b.MaxRetries})
+	case "exec":
+		return exec.New(exec.Config{Command: b.Command, Dir: b.Dir, Env: b.Env, Timeout: b.Timeout, Grace: b.Grace, MaxOutput: b.MaxOutput, Temp: temp, Log: log})
 	case "emulator":
 		if b.Scenario == "" {
 			return emulator.New(nil), nil
@@ -371,5 +403,5 @@ func (b BackendConfig) build() (backend.Backend, error) {
 		}
 		return emulator.New(s), nil
 	}
-	return nil, fmt.Errorf("type: %q is neither openai nor emulator", b.Type)
+	return nil, fmt.Errorf("type: %q is neither openai, exec nor emulator", b.Type)
 }

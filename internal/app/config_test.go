@@ -54,11 +54,18 @@ func TestCheck(t *testing.T) {
 		}, `models[0].fallbacks[1]: model and back-end`},
 		{"malformed pattern", func(c *Config) { c.Backends, c.Models = emulated, []ModelRoute{{Match: "[", Backend: "e"}} }, "models[0].match:"},
 		{"empty pattern", func(c *Config) { c.Backends, c.Models = emulated, []ModelRoute{{Backend: "e"}} }, "models[0].match:"},
-		{"unknown type", func(c *Config) { c.Backends = map[string]BackendConfig{"b": {Type: "magic"}} }, `backends.b: type: "magic" is neither openai nor emulator`},
+		{"unknown type", func(c *Config) { c.Backends = map[string]BackendConfig{"b": {Type: "magic"}} }, `backends.b: type: "magic" is neither openai, exec nor emulator`},
 		{"no url", func(c *Config) { c.Backends = map[string]BackendConfig{"b": {Type: "openai"}} }, "backends.b:"},
 		{"empty key variable", func(c *Config) {
 			c.Backends = map[string]BackendConfig{"b": {Type: "openai", URL: "http://127.0.0.1:1/v1", APIKeyEnv: "RINGBACK_TEST_NOT_SET"}}
 		}, "backends.b: api_key_env: the environment variable RINGBACK_TEST_NOT_SET"},
+		{"command", func(c *Config) {
+			c.Backends = map[string]BackendConfig{"../b": {Type: "exec", Command: []string{"sh"}, Env: map[string]string{"A": "b"}}}
+		}, ""},
+		{"no command", func(c *Config) { c.Backends = map[string]BackendConfig{"b": {Type: "exec"}} }, "backends.b: command: give the program"},
+		{"missing program", func(c *Config) {
+			c.Backends = map[string]BackendConfig{"b": {Type: "exec", Command: []string{"no-such-program"}}}
+		}, `backends.b: command: "no-such-program"`},
 		{"malformed --openai-url", func(c *Config) { c.OpenAIURL = "nonsense" }, "openai_url:"},
 		{"no such scenario", func(c *Config) { c.Scenario = "nowhere.yaml" }, "scenario:"},
 		{"unknown key in a scenario", func(c *Config) { c.Scenario = file }, "line 3"},
