@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the released SDKs, and the browser, that the end-to-end tests run. With --where NAME it prints where the
-# packages of js, python2 or python3 are, or which node runs the former.
+# Installs the released SDKs, and the browser, that the end-to-end tests run, and what the examples need.
+# With --where NAME it prints where the packages of js, python2 or python3 are, or which node runs the former.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 e2e=$here/e2e
@@ -43,6 +43,7 @@ need npm nodejs npm
 [ "$node" = node ] || once "$node_folder" node_binary
 need curl curl
 need chromium chromium # It plays the videos.
+need ffmpeg ffmpeg fonts-dejavu-core
 need_python
 once "$js" npm_packages
 once "$python2" venv "$e2e/python/requirements-2.txt"

@@ -9,9 +9,9 @@ import (
 	"net/url"
 	"os"
 	"path"
-	"slices"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
