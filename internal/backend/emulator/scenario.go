@@ -171,12 +171,12 @@ func (s *Scenario) match(req *backend.Request) *Rule {
 	for _, p := range last {
 		answered = answered || p.FunctionResponse != nil
 	}
-	return s.first(req.Model, textOf(last), func(r *Rule) bool { return r.Filtered == nil && (r.FunctionCall == nil || !answered) })
+	return s.first(req.Model, textOf(last), func(r *Rule) bool { return r.Filtered == nil && (len(r.calls()) == 0 || !answered) })
 }
 
 // matchVideo does the same for a request of videos.
 func (s *Scenario) matchVideo(req *backend.VideoRequest) *Rule {
-	return s.first(req.Model, req.Prompt, func(r *Rule) bool { return r.Text == "" && r.FunctionCall == nil })
+	return s.first(req.Model, req.Prompt, func(r *Rule) bool { return r.Text == "" && len(r.calls()) == 0 })
 }
 
 // first returns the first rule whose conditions hold and which suits.
