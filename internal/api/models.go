@@ -1,10 +1,11 @@
 package api
 
 import (
-	"encoding/json"
 	"net/http"
 	"slices"
 	"time"
+
+	next "github.com/go-json-experiment/json/v1"
 
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/genai"
@@ -114,7 +115,7 @@ func (a *api) streamGenerateContent(c *call) (any, error) {
 	control := http.NewResponseController(c.w)
 	started := false
 	write := func(v any) error {
-		b, err := json.Marshal(v)
+		b, err := next.Marshal(v)
 		if err != nil {
 			return err
 		}

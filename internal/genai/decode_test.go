@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	next "github.com/go-json-experiment/json/v1"
 	"github.com/google/go-cmp/cmp"
 
 	"ringback.dev/internal/genai"
@@ -22,6 +23,10 @@ func TestDecodeTakesBothCasings(t *testing.T) {
 	if err := genai.Decode([]byte(snake), &b); err != nil {
 		t.Fatal(err)
 	}
+	if got := string(b.Unknown); got != `{"unknown_field":[{"x_y":1}]}` {
+		t.Errorf("what is not known: %s", got)
+	}
+	b.Unknown = nil
 	if d := cmp.Diff(a, b); d != "" {
 		t.Errorf("camelCase and snake_case differ (-camel +snake):\n%s", d)
 	}
@@ -64,7 +69,7 @@ func FuzzDecode(f *testing.F) {
 		if genai.Decode(body, &r) != nil {
 			return
 		}
-		again, err := json.Marshal(&r)
+		again, err := next.Marshal(&r)
 		if err != nil {
 			t.Fatalf("%q was read but can't be written: %v", body, err)
 		}

@@ -4,9 +4,19 @@
 // The classic surface (models, generateContent) is in this file, the
 // interactions in interaction.go. Field names and meanings: wire contract §5
 // and §8.
+//
+// The classic shapes keep the members that they do not know in Unknown, so that
+// what Google adds tomorrow passes through a back-end that speaks the Gemini API,
+// both ways (§8). Such shapes are written by go-json-experiment's v1 (Go 1.27's
+// encoding/json): Go 1.26's own takes Unknown for a member of that name. "embed"
+// makes it what it is, "omitempty" keeps the latter silent when it is empty.
 package genai
 
-import "encoding/json"
+import (
+	"encoding/json"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
 
 // GenerateContentRequest is the body of generateContent (wire contract §8.2).
 type GenerateContentRequest struct {
@@ -18,12 +28,16 @@ type GenerateContentRequest struct {
 	SafetySettings    []json.RawMessage `json:"safetySettings,omitempty"`
 	GenerationConfig  *GenerationConfig `json:"generationConfig,omitempty"`
 	CachedContent     string            `json:"cachedContent,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // Content is one turn of a conversation. An empty role means "user".
 type Content struct {
 	Role  string `json:"role,omitempty"`
 	Parts []Part `json:"parts,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // Part is a piece of a turn; one of its fields says what it is.
@@ -40,6 +54,8 @@ type Part struct {
 
 	// CallPiece is never on the wire; see backend.Request.Pieces.
 	CallPiece *CallPiece `json:"-"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // TextPart is a part of plain text.
@@ -49,12 +65,16 @@ func TextPart(s string) Part { return Part{Text: &s} }
 type Blob struct {
 	MimeType string `json:"mimeType,omitempty"`
 	Data     string `json:"data,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // FileData points to a file.
 type FileData struct {
 	MimeType string `json:"mimeType,omitempty"`
 	FileURI  string `json:"fileUri,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // FunctionCall is the model's wish to have a function called. Args is an object.
@@ -62,6 +82,8 @@ type FunctionCall struct {
 	ID   string          `json:"id,omitempty"`
 	Name string          `json:"name"`
 	Args json.RawMessage `json:"args,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // CallPiece is a piece of a function call that a stream is still bringing. Index
@@ -78,6 +100,8 @@ type FunctionResponse struct {
 	ID       string          `json:"id,omitempty"`
 	Name     string          `json:"name"`
 	Response json.RawMessage `json:"response,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // Tool offers functions, or one of the tools that Google's servers run. Those are
@@ -93,6 +117,8 @@ type Tool struct {
 	FileSearch            json.RawMessage `json:"fileSearch,omitempty"`
 	ComputerUse           json.RawMessage `json:"computerUse,omitempty"`
 	MCPServers            json.RawMessage `json:"mcpServers,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // FunctionDeclaration describes a function. Parameters is in the OpenAPI-like
@@ -102,6 +128,8 @@ type FunctionDeclaration struct {
 	Description          string          `json:"description,omitempty"`
 	Parameters           json.RawMessage `json:"parameters,omitempty"`
 	ParametersJSONSchema json.RawMessage `json:"parametersJsonSchema,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // Schema returns the parameters as ordinary JSON schema, nil if there are none.
@@ -115,12 +143,16 @@ func (f *FunctionDeclaration) Schema() (json.RawMessage, error) {
 // ToolConfig says how functions may be called.
 type ToolConfig struct {
 	FunctionCallingConfig *FunctionCallingConfig `json:"functionCallingConfig,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // FunctionCallingConfig has a mode of AUTO, ANY, NONE or VALIDATED.
 type FunctionCallingConfig struct {
 	Mode                 string   `json:"mode,omitempty"`
 	AllowedFunctionNames []string `json:"allowedFunctionNames,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // GenerationConfig holds the model's settings; nil means the back-end's default.
@@ -140,6 +172,8 @@ type GenerationConfig struct {
 	ResponseModalities []string        `json:"responseModalities,omitempty"`
 	ThinkingConfig     json.RawMessage `json:"thinkingConfig,omitempty"`
 	SpeechConfig       json.RawMessage `json:"speechConfig,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // JSONMode reports whether the answer must be JSON, and its schema if one was given.
@@ -161,6 +195,8 @@ type GenerateContentResponse struct {
 	UsageMetadata  *UsageMetadata  `json:"usageMetadata,omitempty"`
 	ModelVersion   string          `json:"modelVersion,omitempty"`
 	ResponseID     string          `json:"responseId,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // Candidate is one of the answers.
@@ -169,6 +205,8 @@ type Candidate struct {
 	FinishReason  string   `json:"finishReason,omitempty"`
 	FinishMessage string   `json:"finishMessage,omitempty"`
 	Index         int      `json:"index"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // The reasons for the end of an answer that ringback itself gives.
@@ -182,6 +220,8 @@ const (
 // PromptFeedback says that the prompt was refused.
 type PromptFeedback struct {
 	BlockReason string `json:"blockReason,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // UsageMetadata counts tokens.
@@ -192,6 +232,8 @@ type UsageMetadata struct {
 	ThoughtsTokenCount      int             `json:"thoughtsTokenCount,omitempty"`
 	CachedContentTokenCount int             `json:"cachedContentTokenCount,omitempty"`
 	PromptTokensDetails     []ModalityCount `json:"promptTokensDetails,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // ModalityCount counts the tokens of one modality, such as TEXT.
@@ -219,6 +261,8 @@ type EmbedContentRequest struct {
 	TaskType             string   `json:"taskType,omitempty"`
 	Title                string   `json:"title,omitempty"`
 	OutputDimensionality *int     `json:"outputDimensionality,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // BatchEmbedContentsRequest asks for several at once.
@@ -253,6 +297,8 @@ type Model struct {
 	InputTokenLimit            int      `json:"inputTokenLimit,omitempty"`
 	OutputTokenLimit           int      `json:"outputTokenLimit,omitempty"`
 	SupportedGenerationMethods []string `json:"supportedGenerationMethods,omitempty"`
+
+	Unknown jsontext.Value `json:",embed,omitempty"`
 }
 
 // Status is the error body of the classic surface (§9.2).

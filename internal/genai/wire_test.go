@@ -7,6 +7,7 @@ import (
 	"testing"
 	"unicode"
 
+	next "github.com/go-json-experiment/json/v1"
 	"github.com/google/go-cmp/cmp"
 
 	"ringback.dev/internal/genai"
@@ -52,6 +53,42 @@ func TestClassicExamples(t *testing.T) {
 			t.Fatal(err)
 		}
 		if d := cmp.Diff(c.example, string(again)); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
+		}
+	}
+}
+
+// TestUnknownMembersPass: what is not known is written again as it was read, at
+// every level of a request and of an answer.
+func TestUnknownMembersPass(t *testing.T) {
+	for _, c := range []struct {
+		into    any
+		example string
+	}{
+		{new(genai.GenerateContentRequest), `{"contents":[{"parts":[{"fileData":{"fileUri":"u","new_1":1},"videoMetadata":{"fps":2}},{"inlineData":{"data":"AA==","displayName":"d"},"mediaResolution":{"level":"HIGH"}},` +
+			`{"functionCall":{"name":"f","partialArgs":[{"x":1.0}]}},{"functionResponse":{"name":"f","willContinue":true}}],"new2":null}],` +
+			`"tools":[{"functionDeclarations":[{"name":"f","behavior":"BLOCKING","response":{"type":"OBJECT"}}],"enterpriseWebSearch":{}}],` +
+			`"toolConfig":{"functionCallingConfig":{"mode":"ANY","streamFunctionCallArguments":true},"retrievalConfig":{"latLng":{"latitude":48.85}}},"safetySettings":[{"category":"C","threshold":"OFF"}],` +
+			`"generationConfig":{"thinkingConfig":{"thinkingBudget":0,"includeThoughts":true},"speechConfig":{"voiceConfig":{"prebuiltVoiceConfig":{"voiceName":"Kore"}}},"imageConfig":{"aspectRatio":"1:1"},` +
+			`"mediaResolution":"MEDIA_RESOLUTION_LOW","responseLogprobs":true,"logprobs":3},"serviceTier":"flex","labels":{"a_b":"<c> é"},"store":false,"continuationToken":"t"}`},
+		{new(genai.GenerateContentResponse), `{"candidates":[{"content":{"role":"model","parts":[{"text":"a","partMetadata":{}}]},"finishReason":"STOP","index":0,"safetyRatings":[{"category":"C","probability":"NEGLIGIBLE","blocked":false}],` +
+			`"citationMetadata":{"citationSources":[{"uri":"https://a.example/?b&c"}]},"groundingMetadata":{"webSearchQueries":["q"]},"avgLogprobs":-0.25,"logprobsResult":{"topCandidates":[]},"urlContextMetadata":{}}],` +
+			`"usageMetadata":{"promptTokenCount":1,"totalTokenCount":2,"candidatesTokensDetails":[{"modality":"TEXT","tokenCount":1}],"trafficType":"ON_DEMAND"},"responseId":"r","modelStatus":{"modelStage":"STABLE"}}`},
+		{new(genai.GenerateContentResponse), `{"promptFeedback":{"blockReason":"SAFETY","safetyRatings":[]},"createTime":"2026-10-01T12:00:00Z"}`},
+		{new(genai.EmbedContentRequest), `{"content":{"parts":[{"text":"a"}]},"taskType":"RETRIEVAL_QUERY","embedContentConfig":{"autoTruncate":true}}`},
+		{new(genai.Model), `{"name":"models/m","temperature":1,"topK":64,"thinking":true}`},
+	} {
+		if err := genai.Decode([]byte(c.example), c.into); err != nil {
+			t.Errorf("%s: %v", c.example, err)
+			continue
+		}
+		var b bytes.Buffer
+		e := next.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		if err := e.Encode(c.into); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(c.example+"\n", b.String()); d != "" {
 			t.Errorf("(-want +got):\n%s", d)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	next "github.com/go-json-experiment/json/v1"
+
 	"ringback.dev"
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/genai"
@@ -115,7 +117,7 @@ func (r *row) result(response any, failed *genai.RowError) ([]byte, error) {
 	}
 	var b bytes.Buffer
 	b.WriteString(`{"` + name + `":`)
-	e := json.NewEncoder(&b)
+	e := next.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(value); err != nil {
 		return nil, err
