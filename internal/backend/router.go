@@ -29,6 +29,9 @@ type Route struct {
 	// Limits bound the requests of this route; those of the back-end are given
 	// to NewRouter.
 	Limits Limits
+	// Rows: the rows of batches are run one by one although the back-end takes whole
+	// batches.
+	Rows bool
 
 	own     *gate     // Of the route's limits, if it has any.
 	targets []*target // The back-end, then the fallbacks.
