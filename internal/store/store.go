@@ -129,8 +129,8 @@ type Jobs interface {
 	// DeleteJob does, and returns how many.
 	SweepJobs(ctx context.Context, kind ringback.Kind, before time.Time, limit int) (int, error)
 	// StalledJobs lists jobs under way that were created before a time, and of which
-	// no row was finished since if they are batches, and that were not yet marked as
-	// stalled, oldest first.
+	// no row was finished since, and nothing heard, if they are batches, and that were
+	// not yet marked as stalled, oldest first.
 	StalledJobs(ctx context.Context, before time.Time, limit int) ([]*ringback.Job, error)
 	// MarkStalled marks a job and stores the event that tells of it. Errors:
 	// FailedPrecondition when it is marked or has ended; NotFound.
@@ -161,6 +161,8 @@ type End struct {
 	// Rows counts the rows of a batch.
 	Rows ringback.RowCounts
 	At   time.Time
+	// Garbage are blobs that were of use only until the end.
+	Garbage []string
 	// Happenings are the events with their deliveries.
 	Happenings []*Happening
 }
@@ -438,6 +440,10 @@ type Batches interface {
 	// PlanBatch stores the shards of a batch. Stale if the lease of its job is not
 	// the caller's.
 	PlanBatch(ctx context.Context, id ringback.ID, lease ringback.Lease, shards []ringback.Shard) error
+	// FollowBatch keeps how the rows of a batch fare that a provider runs as a whole, as
+	// it said at a time; that the provider answers counts as progress. Stale if the
+	// lease of the job is not the caller's.
+	FollowBatch(ctx context.Context, id ringback.ID, lease ringback.Lease, rows ringback.RowCounts, at time.Time) error
 	// ClaimShards leases up to limit shards of a batch that are not done and not
 	// leased at now, the first ones first.
 	ClaimShards(ctx context.Context, batch ringback.ID, node string, now, until time.Time, limit int) ([]ClaimedShard, error)

@@ -29,8 +29,8 @@ func (s *Store) CreateBatch(ctx context.Context, j *ringback.Job, b *ringback.Ba
 	return nil
 }
 
-// Batch implements store.Batches. A batch that has ended has its counts in its
-// row; before, they are the sum over its shards.
+// Batch implements store.Batches. A batch that has ended, or is run elsewhere, has
+// its counts in its row; otherwise they are the sum over its shards.
 func (s *Store) Batch(ctx context.Context, project, id ringback.ID) (*ringback.Batch, error) {
 	var (
 		b                              ringback.Batch
@@ -97,12 +97,8 @@ func (s *Store) CancelBatch(ctx context.Context, project, id ringback.ID, at tim
 // PlanBatch implements store.Batches.
 func (s *Store) PlanBatch(ctx context.Context, id ringback.ID, lease ringback.Lease, shards []ringback.Shard) error {
 	err := s.writer.submit(ctx, func(t *tx) error {
-		var held int
-		if err := t.row(`SELECT EXISTS (SELECT 1 FROM job_queue WHERE id = ? AND lease = ? AND node IS NOT NULL)`, string(id), lease.Token).Scan(&held); err != nil {
+		if err := t.held(id, lease); err != nil {
 			return err
-		}
-		if held == 0 {
-			return ringback.Stale
 		}
 		if err := t.exec(`DELETE FROM batch_shards WHERE batch = ?`, string(id)); err != nil {
 			return err
@@ -117,6 +113,37 @@ func (s *Store) PlanBatch(ctx context.Context, id ringback.ID, lease ringback.Le
 	}, nil)
 	if err != nil {
 		return fmt.Errorf("plan batch %s: %w", id, err)
+	}
+	return nil
+}
+
+// held is Stale if a job is not leased so.
+func (t *tx) held(id ringback.ID, lease ringback.Lease) error {
+	var held int
+	if err := t.row(`SELECT EXISTS (SELECT 1 FROM job_queue WHERE id = ? AND lease = ? AND node IS NOT NULL)`, string(id), lease.Token).Scan(&held); err != nil {
+		return err
+	}
+	if held == 0 {
+		return ringback.Stale
+	}
+	return nil
+}
+
+// FollowBatch implements store.Batches. Progress forgives earlier runs of the job
+// that were cut off.
+func (s *Store) FollowBatch(ctx context.Context, id ringback.ID, lease ringback.Lease, rows ringback.RowCounts, at time.Time) error {
+	err := s.writer.submit(ctx, func(t *tx) error {
+		if err := t.held(id, lease); err != nil {
+			return err
+		}
+		if err := t.exec(`UPDATE batches SET total = ?, succeeded = ?, failed = ?, progressed = ? WHERE id = ?`,
+			rows.Total, rows.Succeeded, rows.Failed, micros(at), string(id)); err != nil {
+			return err
+		}
+		return t.exec(`UPDATE job_queue SET runs = 1 WHERE id = ? AND runs > 1`, string(id))
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("follow batch %s: %w", id, err)
 	}
 	return nil
 }

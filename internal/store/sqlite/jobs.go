@@ -252,6 +252,11 @@ func (s *Store) EndJob(ctx context.Context, id ringback.ID, lease *ringback.Leas
 		if err := t.endBatch(id, end); err != nil {
 			return err
 		}
+		for _, blob := range end.Garbage {
+			if err := t.exec(`INSERT OR IGNORE INTO blob_garbage (blob) VALUES (?)`, blob); err != nil {
+				return err
+			}
+		}
 		return insertHappenings(t, end.Happenings...)
 	}, func() { s.noteDue(end.Happenings...) })
 	if err != nil {
@@ -303,7 +308,8 @@ func (t *tx) deleteJob(id ringback.ID) error {
 // StalledJobs implements store.Jobs.
 func (s *Store) StalledJobs(ctx context.Context, before time.Time, limit int) ([]*ringback.Job, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT `+jobSummary+` FROM job_queue q JOIN jobs j ON j.id = q.id
-		WHERE q.stalled IS NULL AND j.created < ?1 AND NOT (q.kind = 'batch' AND EXISTS (SELECT 1 FROM batch_shards x WHERE x.batch = q.id AND x.progressed >= ?1))
+		WHERE q.stalled IS NULL AND j.created < ?1 AND NOT (q.kind = 'batch' AND (EXISTS (SELECT 1 FROM batch_shards x WHERE x.batch = q.id AND x.progressed >= ?1)
+			OR EXISTS (SELECT 1 FROM batches b WHERE b.id = q.id AND b.progressed >= ?1)))
 		ORDER BY j.created LIMIT ?2`, micros(before), limit)
 	if err != nil {
 		return nil, fmt.Errorf("look for stalled jobs: %w", translate(err))

@@ -149,6 +149,48 @@ func testBatchCancel(s *suite) {
 	s.same(c[0].ID, rests.ID)
 }
 
+// testBatchFollow follows a batch that a provider runs.
+func testBatchFollow(s *suite) {
+	j, _, lease := s.newBatch(node, 0)
+	s.ok(s.st.PlanBatch(s.ctx, j.ID, lease, someShards()))
+	stalled := func(want int) {
+		s.Helper()
+		all, err := s.st.StalledJobs(s.ctx, s.now.Add(-time.Hour), 10)
+		s.ok(err)
+		s.same(len(all), want)
+	}
+	s.now = s.now.Add(2 * time.Hour)
+	stalled(1)
+	counts := ringback.RowCounts{Total: 5, Succeeded: 2, Failed: 1}
+	s.fails(s.st.FollowBatch(s.ctx, j.ID, ringback.Lease{Token: 2}, counts, s.now), ringback.Stale)
+	s.ok(s.st.FollowBatch(s.ctx, j.ID, lease, counts, s.now))
+	stalled(0)
+	s.reopen()
+	b, err := s.st.Batch(s.ctx, "p1", j.ID)
+	s.ok(err)
+	s.same(b.Rows, counts)
+	s.same(b.Progressed, s.now)
+
+	// That it answers forgives runs that were cut off.
+	s.ok(s.st.Reclaim(s.ctx, node, s.now))
+	c, err := s.st.ClaimJobs(s.ctx, ringback.KindBatch, node, s.now, s.now.Add(time.Minute), 5)
+	s.ok(err)
+	s.same(c[0].Runs, 2)
+	s.ok(s.st.FollowBatch(s.ctx, j.ID, c[0].Lease, counts, s.now))
+	got, err := s.st.Job(s.ctx, "p1", j.ID)
+	s.ok(err)
+	s.same(got.Runs, 1)
+
+	s.ok(s.st.EndJob(s.ctx, j.ID, &c[0].Lease, &store.End{State: ringback.Cancelled, Rows: ringback.RowCounts{Total: 5, Succeeded: 3}, Garbage: []string{"fetched"}, At: s.now}))
+	b, err = s.st.Batch(s.ctx, "p1", j.ID)
+	s.ok(err)
+	s.same(b.Rows, ringback.RowCounts{Total: 5, Succeeded: 3})
+	garbage, err := s.st.Garbage(s.ctx, 10)
+	s.ok(err)
+	s.same(garbage, []string{"fetched"})
+	s.fails(s.st.FollowBatch(s.ctx, j.ID, c[0].Lease, counts, s.now), ringback.Stale)
+}
+
 func testBatchClaimOrder(s *suite) {
 	low, _, _ := s.newBatch("", 0)
 	s.now = s.now.Add(time.Second)

@@ -72,6 +72,7 @@ func Run(t *testing.T, open func(t *testing.T) Open) {
 		"ShardLeases":           testShardLeases,
 		"BatchCancel":           testBatchCancel,
 		"BatchClaimOrder":       testBatchClaimOrder,
+		"BatchFollow":           testBatchFollow,
 		"Idempotency":           testIdempotency,
 	}
 	for name, test := range tests {
