@@ -42,6 +42,9 @@ type Runner interface {
 	Delete(ctx context.Context, project, id ringback.ID) error
 	// Cancel ends a job as cancelled and returns it.
 	Cancel(ctx context.Context, project, id ringback.ID) (*ringback.Job, error)
+	// Nudge has the provider asked that a batch was handed over to, if the secret is
+	// right.
+	Nudge(id ringback.ID, secret string)
 }
 
 // Pinger sends a ping to an endpoint; package emit implements it.

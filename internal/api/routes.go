@@ -68,6 +68,7 @@ func (a *api) routes() http.Handler {
 		noteProject(w, project)
 	}
 	mux.Handle("/ringback/v1/", manage.New(own))
+	mux.Handle(UpstreamPath, a.serveOpen(newSurface, a.upstreamRoute))
 	mux.Handle(jwksPath, http.HandlerFunc(a.jwks))
 	unknown := a.serve(classicSurface, func(*http.Request) (string, verbs) { return "", nil })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -121,8 +121,12 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 		DisableAfter: c.DisableAfter, RequireHTTPS: !c.AllowHTTPCallbacks, Log: log,
 	})
 	emitter := emit.New(a.store, a.dispatcher, &a.hints, node, a.dispatcher.Lease, a.signing.issuer)
+	hooks := ""
+	if c.PublicURL != "" {
+		hooks = strings.TrimRight(c.PublicURL, "/") + api.UpstreamPath
+	}
 	a.runner = work.New(work.Config{Store: a.store, Emit: emitter, Backend: models, Node: node, MaxRunning: c.MaxRunning,
-		Blobs: a.blobs, MaxBatches: c.MaxBatches, MaxRow: int(c.MaxRequestBytes), ResultTTL: c.ResultTTL,
+		Blobs: a.blobs, MaxBatches: c.MaxBatches, MaxRow: int(c.MaxRequestBytes), ResultTTL: c.ResultTTL, HookURL: hooks,
 		MaxVideos: c.MaxVideos, VideoTTL: c.VideoTTL, MaxVideoBytes: c.MaxFileBytes, StallAfter: c.StallAfter, Hints: &a.hints, Log: log})
 	// Only now that nothing is left to go wrong: the key of the first project is
 	// shown once, so a start that fails must not make it.

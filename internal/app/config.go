@@ -19,6 +19,7 @@ import (
 	"ringback.dev/internal/backend"
 	"ringback.dev/internal/backend/emulator"
 	"ringback.dev/internal/backend/exec"
+	"ringback.dev/internal/backend/gemini"
 	"ringback.dev/internal/backend/openai"
 	"ringback.dev/internal/egress"
 )
@@ -96,9 +97,10 @@ type Config struct {
 
 // BackendConfig is a place where models run.
 type BackendConfig struct {
-	// Type is "openai", "exec" or "emulator".
+	// Type is "gemini", "openai", "exec" or "emulator".
 	Type string `yaml:"type"`
-	// URL is the base of an OpenAI-compatible server.
+	// URL is the base of an OpenAI-compatible server, or of the Gemini API, which is
+	// Google's unless it is set.
 	URL string `yaml:"url"`
 	// APIKeyEnv names the environment variable that holds the server's key.
 	APIKeyEnv string `yaml:"api_key_env"`
@@ -124,6 +126,9 @@ type BackendConfig struct {
 	// each processor unless MaxInFlight says otherwise.
 	MaxInFlight   int `yaml:"max_in_flight"`
 	BatchInFlight int `yaml:"batch_in_flight"`
+	// Batches says where the batches of gemini run: "upstream", which is the default,
+	// hands them over whole, "rows" sends their rows one by one.
+	Batches string `yaml:"batches"`
 }
 
 // ModelRoute sends the models that match to a back-end.
@@ -317,6 +322,9 @@ func (c *Config) router(log *slog.Logger) (*backend.Router, error) {
 		if b.MaxInFlight < 0 || b.BatchInFlight < 0 {
 			return nil, fmt.Errorf("backends.%s: max_in_flight and batch_in_flight can't be negative", name)
 		}
+		if b.Batches != "" && b.Batches != "rows" && (b.Batches != "upstream" || b.Type != "gemini") {
+			return nil, fmt.Errorf("backends.%s: batches: %q is neither rows nor, for the type gemini, upstream", name, b.Batches)
+		}
 		var err error
 		// A name in the file may hold anything.
 		if built[name], err = b.build(filepath.Join(c.Data, "exec-"+url.PathEscape(name)), log); err != nil {
@@ -336,7 +344,8 @@ func (c *Config) router(log *slog.Logger) (*backend.Router, error) {
 		if m.MaxInFlight < 0 {
 			return nil, fmt.Errorf("models[%d].max_in_flight: it can't be negative", i)
 		}
-		route := backend.Route{Match: m.Match, Name: m.Backend, Backend: b, As: m.As, Limits: backend.Limits{InFlight: m.MaxInFlight}}
+		route := backend.Route{Match: m.Match, Name: m.Backend, Backend: b, As: m.As, Limits: backend.Limits{InFlight: m.MaxInFlight},
+			Rows: c.Backends[m.Backend].Batches == "rows"}
 		for k, f := range m.Fallbacks {
 			at := fmt.Sprintf("models[%d].fallbacks[%d]", i, k)
 			if built[f.Backend] == nil {
@@ -382,14 +391,19 @@ func (b BackendConfig) limits() backend.Limits {
 // build makes the back-end. Nothing is run or written yet; temp is a folder for what
 // it needs to write.
 func (b BackendConfig) build(temp string, log *slog.Logger) (backend.Backend, error) {
-	switch b.Type {
-	case "openai":
-		key := ""
-		if b.APIKeyEnv != "" {
-			if key = os.Getenv(b.APIKeyEnv); key == "" {
-				return nil, fmt.Errorf("api_key_env: the environment variable %s is empty", b.APIKeyEnv)
-			}
+	key := ""
+	if b.APIKeyEnv != "" {
+		if key = os.Getenv(b.APIKeyEnv); key == "" {
+			return nil, fmt.Errorf("api_key_env: the environment variable %s is empty", b.APIKeyEnv)
 		}
+	}
+	switch b.Type {
+	case "gemini":
+		if key == "" {
+			return nil, fmt.Errorf("api_key_env: name the environment variable that holds the API key, such as GEMINI_API_KEY")
+		}
+		return gemini.New(gemini.Config{URL: b.URL, APIKey: key, Timeout: b.Timeout, MaxRetries: b.MaxRetries})
+	case "openai":
 		return openai.New(openai.Config{BaseURL: b.URL, APIKey: key, Timeout: b.Timeout, MaxRetries: b.MaxRetries})
 	case "exec":
 		return exec.New(exec.Config{Command: b.Command, Dir: b.Dir, Env: b.Env, Timeout: b.Timeout, Grace: b.Grace, MaxOutput: b.MaxOutput, Temp: temp, Log: log})
@@ -403,5 +417,5 @@ func (b BackendConfig) build(temp string, log *slog.Logger) (backend.Backend, er
 		}
 		return emulator.New(s), nil
 	}
-	return nil, fmt.Errorf("type: %q is neither openai, exec nor emulator", b.Type)
+	return nil, fmt.Errorf("type: %q is none of gemini, openai, exec, emulator", b.Type)
 }

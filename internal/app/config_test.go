@@ -54,7 +54,13 @@ func TestCheck(t *testing.T) {
 		}, `models[0].fallbacks[1]: model and back-end`},
 		{"malformed pattern", func(c *Config) { c.Backends, c.Models = emulated, []ModelRoute{{Match: "[", Backend: "e"}} }, "models[0].match:"},
 		{"empty pattern", func(c *Config) { c.Backends, c.Models = emulated, []ModelRoute{{Backend: "e"}} }, "models[0].match:"},
-		{"unknown type", func(c *Config) { c.Backends = map[string]BackendConfig{"b": {Type: "magic"}} }, `backends.b: type: "magic" is neither openai, exec nor emulator`},
+		{"unknown type", func(c *Config) { c.Backends = map[string]BackendConfig{"b": {Type: "magic"}} }, `backends.b: type: "magic" is none of gemini, openai, exec, emulator`},
+		{"gemini without a key", func(c *Config) { c.Backends = map[string]BackendConfig{"g": {Type: "gemini"}} }, "backends.g: api_key_env: name the environment variable"},
+		{"batches of others", func(c *Config) { c.Backends = map[string]BackendConfig{"e": {Type: "emulator", Batches: "upstream"}} }, "backends.e: batches:"},
+		{"unknown batches", func(c *Config) { c.Backends = map[string]BackendConfig{"g": {Type: "gemini", Batches: "whole"}} }, "backends.g: batches:"},
+		{"gemini", func(c *Config) {
+			c.Backends = map[string]BackendConfig{"g": {Type: "gemini", APIKeyEnv: "PATH", Batches: "rows"}, "h": {Type: "gemini", APIKeyEnv: "PATH", Batches: "upstream"}}
+		}, ""},
 		{"no url", func(c *Config) { c.Backends = map[string]BackendConfig{"b": {Type: "openai"}} }, "backends.b:"},
 		{"empty key variable", func(c *Config) {
 			c.Backends = map[string]BackendConfig{"b": {Type: "openai", URL: "http://127.0.0.1:1/v1", APIKeyEnv: "RINGBACK_TEST_NOT_SET"}}

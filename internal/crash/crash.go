@@ -45,6 +45,21 @@ func VideoSteps() []Step { return []Step{VideoNoted, VideoWritten, VideosMade} }
 // BatchSteps lists the steps of a batch.
 func BatchSteps() []Step { return []Step{BatchPlanned, RowsAnswered, RowsRecorded, OutputWritten} }
 
+// The steps of a batch that is handed to a provider, in their order.
+const (
+	UpstreamUploaded Step = "upstream-uploaded"
+	UpstreamPrepared Step = "upstream-prepared"
+	UpstreamCreated  Step = "upstream-created"
+	UpstreamNoted    Step = "upstream-noted"
+	UpstreamEnded    Step = "upstream-ended"
+	UpstreamFetched  Step = "upstream-fetched"
+)
+
+// UpstreamSteps lists the steps of a batch that is handed to a provider.
+func UpstreamSteps() []Step {
+	return []Step{BatchPlanned, UpstreamUploaded, UpstreamPrepared, UpstreamCreated, UpstreamNoted, UpstreamEnded, UpstreamFetched, RowsAnswered, RowsRecorded, OutputWritten}
+}
+
 // Steps lists all steps.
 func Steps() []Step {
 	return []Step{JobClaimed, EndDecided, EndCommitted, HintPublished,

@@ -1,7 +1,6 @@
 package genai_test
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 

@@ -53,6 +53,9 @@ type batchRun struct {
 	lease ringback.Lease
 	batch *ringback.Batch
 	input blob.Reader
+	look  time.Duration // How often the store is asked whether it was cancelled.
+	// failure is why the batch fails as a whole, or expires, if a provider says so.
+	failure *ringback.Failure
 
 	priority atomic.Int64
 	journal  *journal
@@ -68,7 +71,15 @@ func (r *Runner) runBatch(ctx context.Context, j *ringback.Job, lease ringback.L
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	x := &batchRun{Runner: r, job: j, lease: lease, batch: b, bytes: semaphore.NewWeighted(openBytes)}
+	x := &batchRun{Runner: r, job: j, lease: lease, batch: b, look: look, bytes: semaphore.NewWeighted(openBytes)}
+	up, model := r.upstream(j.Model)
+	handed := j.Checkpoint != nil // To a provider, by an earlier run.
+	if !handed && b.Rows.Succeeded+b.Rows.Failed > 0 {
+		up = nil // Rows were run here.
+	}
+	if handed || up != nil {
+		x.look = upstreamLook
+	}
 	x.priority.Store(b.Priority)
 	x.input, err = r.Blobs.Open(ctx, b.InputBlob)
 	if errors.Is(err, ringback.NotFound) {
@@ -77,12 +88,15 @@ func (r *Runner) runBatch(ctx context.Context, j *ringback.Job, lease ringback.L
 	if err != nil {
 		return Result{}, err
 	}
-	defer x.input.Close()
+	defer x.closeInput()
 
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	watched, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
+	if !b.Cancelled.IsZero() {
+		cancel(errCancelled) // Before anything is begun.
+	}
 	watching.Go(func() { x.watch(watched, cancel) })
 
 	if !b.Planned && b.Cancelled.IsZero() {
@@ -93,6 +107,12 @@ func (r *Runner) runBatch(ctx context.Context, j *ringback.Job, lease ringback.L
 		if failed != nil {
 			return Result{State: ringback.Failed, Failure: failed}, nil
 		}
+	}
+	switch {
+	case up != nil:
+		return x.runUpstream(ctx, up, model)
+	case handed:
+		return x.strand(ctx)
 	}
 	err = x.runShards(ctx, cancel)
 	state := ringback.Completed
@@ -116,7 +136,7 @@ func (x *batchRun) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 		cancel(errCancelled)
 		return
 	}
-	tick := time.NewTicker(look)
+	tick := time.NewTicker(x.look)
 	defer tick.Stop()
 	for {
 		if !x.Now().Before(x.batch.Expires) {

@@ -56,6 +56,13 @@ func (x *batchRun) write(ctx context.Context, state ringback.State) (Result, err
 		unfinished = &genai.RowError{Code: grpcDeadlineExceeded, Message: "the row was not run: the batch expired"}
 		res.Failure = &ringback.Failure{Code: "DEADLINE_EXCEEDED", Message: "the batch was not done in time (the server's --batch-ttl)"}
 	}
+	if x.failure != nil {
+		res.Failure = x.failure
+		unfinished.Message = "the row was not run: " + x.failure.Message
+		if state == ringback.Failed {
+			unfinished.Code = grpcInternal
+		}
+	}
 	for i := range shards {
 		if err := ctx.Err(); err != nil {
 			return res, errStopping

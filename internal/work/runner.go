@@ -54,6 +54,10 @@ type Config struct {
 	// StallAfter is how long after its creation a job that has not ended is told of
 	// as stalled; zero means an hour.
 	StallAfter time.Duration
+	// HookURL is the beginning of the addresses at which providers that run whole
+	// batches call when one has ended; the job's id, a slash and a secret follow, with
+	// which Nudge is called. Empty if they can't reach this server.
+	HookURL string
 	// Hints, if not nil, are told of jobs that are created.
 	Hints *bus.Bus
 	Log   *slog.Logger
@@ -76,10 +80,14 @@ type Result struct {
 	State   ringback.State
 	Output  json.RawMessage
 	Failure *ringback.Failure
-	// Files, Blob and Rows: see store.End.
+	// Files, Blob, Rows and Garbage: see store.End.
 	Files []ringback.File
 	Blob  string
 	Rows  ringback.RowCounts
+
+	Garbage []string
+	// after, if not nil, is called when the end is stored.
+	after func()
 }
 
 // Reasons for which the context of a run ends.
@@ -111,6 +119,9 @@ type underWay struct {
 	token  int64
 	cancel context.CancelCauseFunc
 	birth  *birth
+	// hints is told when somebody who knows secret calls (Nudge).
+	secret string
+	hints  chan<- struct{}
 }
 
 // New returns a Runner that claims nothing before Run.
@@ -390,11 +401,16 @@ func (r *Runner) CancelBatch(ctx context.Context, project, id ringback.ID) error
 
 // Delete removes a job and stops it if it runs.
 func (r *Runner) Delete(ctx context.Context, project, id ringback.ID) error {
+	j, err := r.Store.Job(ctx, project, id)
+	if err != nil {
+		return err
+	}
 	if err := r.Store.DeleteJob(ctx, project, id); err != nil {
 		return err
 	}
 	r.stop(id, errLost)
 	r.ended(id)
+	r.abandon(j)
 	return nil
 }
 
@@ -436,6 +452,14 @@ func (r *Runner) give(k ringback.Kind) {
 	if full {
 		r.hint()
 	}
+}
+
+// retake takes a place for a job that had one and gave it while it waited. For a
+// moment a few more may run.
+func (r *Runner) retake(k ringback.Kind) {
+	r.mu.Lock()
+	r.taken[k]++
+	r.mu.Unlock()
 }
 
 func (r *Runner) hint() {
@@ -552,7 +576,9 @@ func (r *Runner) run(c store.ClaimedJob, b *birth) {
 		r.release(c.Job, c.Lease, err)
 		return
 	}
-	r.end(r.cutOff, c.Job, c.Lease, res)
+	if r.end(r.cutOff, c.Job, c.Lease, res) && res.after != nil {
+		res.after()
+	}
 }
 
 // enter lists a run, so that it is renewed and can be cancelled.
@@ -617,9 +643,9 @@ func failure(code, message string) Result {
 
 // end records how a job ended. What the job produced was paid for: while the
 // store can't take it (a full disk), it is kept in memory and tried again, under
-// a lease that goes on being renewed.
-func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease, res Result) {
-	e := &store.End{State: res.State, Output: res.Output, Failure: res.Failure, Files: res.Files, Blob: res.Blob, Rows: res.Rows, At: r.Now()}
+// a lease that goes on being renewed. It reports whether the end is stored.
+func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease, res Result) bool {
+	e := &store.End{State: res.State, Output: res.Output, Failure: res.Failure, Files: res.Files, Blob: res.Blob, Rows: res.Rows, Garbage: res.Garbage, At: r.Now()}
 	var err error
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err = r.Emit.EndJob(context.WithoutCancel(ctx), j, &lease, e)
@@ -661,6 +687,7 @@ func (r *Runner) end(ctx context.Context, j *ringback.Job, lease ringback.Lease,
 		level, attrs = slog.LevelError, append(attrs, slog.Any("not_recorded", err))
 	}
 	r.Log.LogAttrs(ctx, level, "job", attrs...)
+	return err == nil
 }
 
 // discard removes what a job made that was deleted meanwhile.
