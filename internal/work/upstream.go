@@ -464,7 +464,7 @@ func (u *upstreamRun) follow(ctx, hard context.Context) (ringback.State, error) 
 			u.note.Ended = endedThere(status)
 			crash.At(crash.UpstreamEnded)
 			if early == "" {
-				early = status.State
+				early = u.note.Ended.State
 			}
 			return early, u.save(hard)
 		case err == nil:
