@@ -38,12 +38,16 @@ backends:
     type: openai
     url: https://models.example.com/v1
     api_key_env: HOSTED_API_KEY
+  google:
+    type: gemini
+    api_key_env: GEMINI_API_KEY
   practice:
     type: emulator
 
 models:
   - {match: "gemini-*-flash", backend: gpu, as: gemma3}
-  - {match: "gemini-*", backend: hosted}
+  - {match: "gemini-*-lite", backend: hosted}
+  - {match: "gemini-*", backend: google}
   - {match: "test-*", backend: practice}
 `
 
@@ -94,6 +98,7 @@ func TestConfigDoc(t *testing.T) {
 
 func TestConfigDocSamplesAreGood(t *testing.T) {
 	t.Setenv("HOSTED_API_KEY", "x")
+	t.Setenv("GEMINI_API_KEY", "x")
 	for _, text := range []string{sample, routing} {
 		file := filepath.Join(t.TempDir(), "ringback.yaml")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -32,7 +32,7 @@ type Config struct {
 	Listen string `yaml:"listen" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Address to serve on. Port 0 picks a free one."`
 	Data   string `yaml:"data" default:"./ringback-data" placeholder:"DIR" help:"Folder that holds everything: database and master key."`
 
-	PublicURL string `yaml:"public_url" name:"public-url" placeholder:"URL" help:"Address by which clients and receivers reach this server, such as https://ringback.example.com. It is the issuer of tokens."`
+	PublicURL string `yaml:"public_url" name:"public-url" placeholder:"URL" help:"Address by which clients, receivers and providers of batches reach this server, such as https://ringback.example.com. It is the issuer of tokens."`
 
 	AllowHTTPCallbacks    bool          `yaml:"allow_http_callbacks" name:"allow-http-callbacks" help:"Allow webhooks with plain http addresses."`
 	AllowPrivateCallbacks bool          `yaml:"allow_private_callbacks" help:"Allow webhooks to loopback, private and other special addresses."`
