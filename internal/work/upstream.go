@@ -885,11 +885,12 @@ func (r *Runner) remove(up backend.BatchUpstream, note *handover) {
 	defer context.AfterFunc(r.cutOff, done)()
 	var err error
 	files := []string{note.File}
-	if note.Batch != "" && note.Ended == nil {
-		err = up.CancelBatch(ctx, note.Batch)
-	}
-	if note.Ended != nil {
+	switch {
+	case note.Ended != nil:
 		files = append(files, note.Ended.Results)
+	case note.Batch != "":
+		err = up.CancelBatch(ctx, note.Batch)
+		files = append(files, r.lastResults(ctx, up, note.Batch))
 	}
 	if note.Batch != "" || note.File != "" {
 		err = errors.Join(err, up.RemoveBatch(ctx, note.Batch, files...))
@@ -897,6 +898,28 @@ func (r *Runner) remove(up backend.BatchUpstream, note *handover) {
 	if err != nil {
 		r.Log.Warn("a provider keeps what was left of a batch", "as", note.Batch, "files", files, "error", err)
 	}
+}
+
+// lastResults waits a little for the end of a batch that was cancelled, and returns
+// the file that it left; "" if there is none or it takes too long.
+func (r *Runner) lastResults(ctx context.Context, up backend.BatchUpstream, batch string) string {
+	for n := range searches {
+		s, err := up.BatchStatus(ctx, batch)
+		if err != nil {
+			return ""
+		}
+		if s.State.Final() {
+			return s.Results
+		}
+		timer := time.NewTimer(time.Second << n)
+		select {
+		case <-timer.C:
+		case <-r.halt:
+			timer.Stop()
+			return ""
+		}
+	}
+	return ""
 }
 
 // abandon ends a batch at its provider that was deleted here.

@@ -149,7 +149,7 @@ func (b *Backend) BatchStatus(ctx context.Context, batch string) (*backend.Upstr
 		return nil, err
 	}
 	var op batchOperation
-	if err := b.call(ctx, &request{method: http.MethodGet, path: path}, &op); err != nil {
+	if err := b.call(ctx, &request{method: http.MethodGet, path: path, timeout: look}, &op); err != nil {
 		return nil, err
 	}
 	_, name, _ := strings.Cut(op.Metadata.State, "_STATE_")
@@ -221,7 +221,7 @@ func (b *Backend) CancelBatch(ctx context.Context, batch string) error {
 	if err != nil {
 		return err
 	}
-	err = b.call(ctx, &request{method: http.MethodPost, path: path + ":cancel", body: []byte("{}"), retries: b.retries}, new(struct{}))
+	err = b.call(ctx, &request{method: http.MethodPost, path: path + ":cancel", body: []byte("{}"), timeout: look, retries: b.retries}, new(struct{}))
 	if isStatus(err, http.StatusBadRequest) {
 		return nil // It has ended.
 	}

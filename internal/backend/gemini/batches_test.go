@@ -30,7 +30,7 @@ type store struct {
 	// trouble is asked before each request of the bytes of a file; it returns how
 	// many of them arrive before the connection breaks, -1 for all.
 	trouble func(r *http.Request) int
-	starts  int
+	states  []string // Of the files, one for each time that one is asked for; then ACTIVE.
 }
 
 func (s *store) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -40,7 +40,6 @@ func (s *store) RoundTrip(r *http.Request) (*http.Response, error) {
 	command := r.Header.Get("X-Goog-Upload-Command")
 	switch {
 	case command == "start":
-		s.starts++
 		_, rest, _ := strings.Cut(body(s.t, r), `"name":"`)
 		s.name, _, _ = strings.Cut(rest, `"`)
 		if _, ok := s.files[s.name]; ok {
@@ -79,7 +78,11 @@ func (s *store) RoundTrip(r *http.Request) (*http.Response, error) {
 	case !ok:
 		return reply(404, rpc(404, "NOT_FOUND", "no such file", "")), nil
 	case !download:
-		return reply(200, `{"name":"x","state":"ACTIVE"}`), nil
+		state := "ACTIVE"
+		if len(s.states) > 0 {
+			state, s.states = s.states[0], s.states[1:]
+		}
+		return reply(200, `{"name":"x","state":"`+state+`"}`), nil
 	}
 	answer := reply(200, "", "Content-Type", "video/webm")
 	if text := r.Header.Get("Range"); text != "" {
@@ -171,6 +174,10 @@ func TestFilesGiveUp(t *testing.T) {
 		full := errors.New("the disk is full")
 		if err := b.BatchResults(t.Context(), "files/batch-1", failing{full}); err != full {
 			t.Errorf("the writer's error: %v", err)
+		}
+		s.states = []string{"PROCESSING", "PROCESSING", "FAILED"}
+		if _, err := b.UploadRows(t.Context(), "rows3", strings.NewReader("x")); backend.AsError(err).Kind != backend.Internal || len(s.states) > 0 {
+			t.Errorf("a file that is not taken in: %v", err)
 		}
 		torn := errors.New("the input can't be read")
 		if _, err := b.UploadRows(t.Context(), "rows2", io.MultiReader(strings.NewReader("x"), failing{torn})); err != torn {

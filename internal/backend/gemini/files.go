@@ -55,11 +55,13 @@ func (b *Backend) upload(ctx context.Context, name, mimeType string, from io.Rea
 			return err // The caller's own.
 		}
 		err = b.sendChunk(ctx, address, buffer[:n], offset, last)
-		if isStatus(err, http.StatusConflict) {
-			return b.ready(ctx, name) // Another upload under that name was faster.
-		}
-		if err != nil || last {
+		switch {
+		case isStatus(err, http.StatusConflict): // Another upload under that name was faster.
+			return b.ready(ctx, name)
+		case err != nil:
 			return err
+		case last:
+			return b.ready(ctx, name)
 		}
 	}
 }

@@ -51,6 +51,8 @@ const (
 	// maxAnswer bounds an answer that is read whole, and an event of a stream: images
 	// are within them.
 	maxAnswer = 64 << 20
+	// look bounds a question how far something is: it is asked again.
+	look = time.Minute
 	// maxWait bounds how long the API's wish to wait is honoured in place; a longer
 	// one is passed on to the caller.
 	maxWait = 30 * time.Second
@@ -290,6 +292,8 @@ type request struct {
 	path   string
 	body   []byte
 	header http.Header
+	// timeout bounds it with its further tries; zero means the configured one.
+	timeout time.Duration
 	// retries is how often it is tried again. With once it is tried again only if an
 	// answer has put it off: after any other failure it may have been done.
 	retries int
@@ -298,7 +302,11 @@ type request struct {
 
 // call makes a request and decodes its answer.
 func (b *Backend) call(ctx context.Context, r *request, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	timeout := b.timeout
+	if r.timeout > 0 {
+		timeout = min(timeout, r.timeout)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	data, err := b.read(ctx, r)
 	if err != nil {

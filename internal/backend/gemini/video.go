@@ -194,7 +194,7 @@ func (b *Backend) waitForVideo(ctx context.Context, note *videoNote) (*operation
 		taken := time.Since(note.Begun)
 		wait := min(max(taken/8, minVideoLook), maxVideoLook)
 		var op operation
-		err := b.call(ctx, &request{method: http.MethodGet, path: note.Operation}, &op)
+		err := b.call(ctx, &request{method: http.MethodGet, path: note.Operation, timeout: look}, &op)
 		switch {
 		case err == nil && op.Done:
 			return &op, nil
