@@ -260,7 +260,7 @@ func TestBehindTwoServers(t *testing.T) {
 // back, in answers, streams and rows.
 func TestUnknownFieldsPass(t *testing.T) {
 	const request = `{"contents":[{"parts":[{"text":"hi","partThing":1}]}],"generationConfig":{"speechConfig":{"languageCode":"de"}},"topThing":{"a_b":[1]}}`
-	const answer = `{"candidates":[{"content":{"role":"model","parts":[{"text":"ho","newThing":"<x>"}]},"finishReason":"STOP","index":0,"groundingMetadata":{"webSearchQueries":["q"]}}],"modelStatus":{"stage":"STABLE"}}`
+	const answer = `{"candidates":[{"content":{"role":"model","parts":[{"text":"ho","newThing":"<x>"}]},"finishReason":"STOP","index":0,"groundingMetadata":{"webSearchQueries":["q"]}}],"modelVersion":"m","modelStatus":{"stage":"STABLE"}}`
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if d := cmp.Diff(request+"\n", string(body)); d != "" || err != nil {
