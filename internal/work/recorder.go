@@ -2,7 +2,9 @@ package work
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 
 	"ringback.dev"
 	"ringback.dev/internal/bus"
@@ -16,9 +18,13 @@ import (
 // the same is true of the last ones.
 const firstStored = 3
 
+// streamGather is how long events gather after some were stored. The first ones of a
+// stream don't wait.
+const streamGather = 20 * time.Millisecond
+
 // recorder stores the events of a stream in the order in which they come. While
-// some are being stored, those that come gather, so that a fast stream costs few
-// writes and a slow one waits for nothing. Readers are told of what is durable only:
+// some are being stored, and for streamGather after, those that come gather, so that
+// a fast stream costs few writes. Readers are told of what is durable only:
 // what they have heard is still there after a crash.
 type recorder struct {
 	r      *Runner
@@ -27,6 +33,7 @@ type recorder struct {
 	cancel context.CancelCauseFunc
 	wake   chan struct{} // Holds one element.
 	done   chan struct{}
+	ending chan struct{} // Closed by close.
 
 	mu      sync.Mutex
 	pending store.StreamGroup // First is 0 if nothing waits.
@@ -36,7 +43,7 @@ type recorder struct {
 
 // record returns a recorder that goes on with number next. It ends by close.
 func (r *Runner) record(ctx context.Context, j *ringback.Job, lease ringback.Lease, next int64, cancel context.CancelCauseFunc) *recorder {
-	x := &recorder{r: r, job: j, lease: lease, next: next, cancel: cancel, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	x := &recorder{r: r, job: j, lease: lease, next: next, cancel: cancel, wake: make(chan struct{}, 1), done: make(chan struct{}), ending: make(chan struct{})}
 	go x.run(ctx)
 	return x
 }
@@ -71,12 +78,15 @@ func (x *recorder) close() {
 	x.mu.Lock()
 	x.closed = true
 	x.mu.Unlock()
+	close(x.ending)
 	x.hint()
 	<-x.done
 }
 
 func (x *recorder) run(ctx context.Context) {
 	defer close(x.done)
+	gather := time.NewTimer(streamGather)
+	defer gather.Stop()
 	for range x.wake {
 		x.mu.Lock()
 		group, closed := x.pending, x.closed
@@ -94,6 +104,11 @@ func (x *recorder) run(ctx context.Context) {
 		if closed {
 			return
 		}
+		gather.Reset(streamGather)
+		select {
+		case <-gather.C:
+		case <-x.ending:
+		}
 	}
 }
 
@@ -102,10 +117,12 @@ func (x *recorder) store(ctx context.Context, g store.StreamGroup) error {
 	stopped, done := context.WithCancel(context.WithoutCancel(ctx))
 	defer done()
 	defer context.AfterFunc(x.r.cutOff, done)()
-	if err := x.r.birth(x.job.ID).wait(); err != nil {
-		return ringback.Stale // The job was not stored.
+	write := func() error { return x.r.Store.AppendStream(stopped, x.job.ID, x.lease, g) }
+	err := x.r.untilStored(stopped, "the stream of an interaction", x.job.ID, write)
+	if b := x.r.birth(x.job.ID); b != nil && errors.Is(err, ringback.Stale) && b.wait() == nil {
+		// The job was being stored. As a rule that comes first, and both are one group.
+		err = x.r.untilStored(stopped, "the stream of an interaction", x.job.ID, write)
 	}
-	err := x.r.untilStored(stopped, "the stream of an interaction", x.job.ID, func() error { return x.r.Store.AppendStream(stopped, x.job.ID, x.lease, g) })
 	if err != nil {
 		return err
 	}
