@@ -505,3 +505,56 @@ func TestHook(t *testing.T) {
 		}
 	}
 }
+
+// TestUpstreamVideos has the second server make videos: the bytes are those that it
+// gave, what it holds back is told, and so is its failure.
+func TestUpstreamVideos(t *testing.T) {
+	up := provider(t, "rules:\n- {match: {prompt: gore}, filtered: {reasons: [violence]}}\n- {match: {prompt: broken}, error: {kind: invalid_request, message: no such thing}}\n", nil)
+	s := start(t, before(t, up.URL()))
+	type operation struct {
+		Name     string
+		Done     bool
+		Error    *struct{ Message string }
+		Response struct {
+			GenerateVideoResponse struct {
+				GeneratedSamples        []struct{ Video struct{ URI string } }
+				RaiMediaFilteredReasons []string
+			}
+		}
+	}
+	made := func(on *server, body string) *operation {
+		t.Helper()
+		var o operation
+		on.ok("POST", "/v1beta/models/v:predictLongRunning", body, &o)
+		until(t, o.Name+" ends", func() bool {
+			on.ok("GET", "/v1beta/"+o.Name, "", &o)
+			return o.Done
+		})
+		return &o
+	}
+	bytesOf := func(on *server, o *operation, i int) string {
+		t.Helper()
+		path, ok := strings.CutPrefix(o.Response.GenerateVideoResponse.GeneratedSamples[i].Video.URI, on.URL())
+		status, data := on.call("GET", path, on.FirstKey, "")
+		if !ok || status != http.StatusOK {
+			t.Fatalf("%s: %d", path, status)
+		}
+		return string(data)
+	}
+	const two = `{"instances":[{"prompt":"a cat"}],"parameters":{"sampleCount":2,"aspectRatio":"9:16"}}`
+	direct, through := made(up, two), made(s, two)
+	if n := len(through.Response.GenerateVideoResponse.GeneratedSamples); n != 2 || len(direct.Response.GenerateVideoResponse.GeneratedSamples) != 2 {
+		t.Fatalf("%d videos came through: %+v", n, through)
+	}
+	for i := range 2 {
+		if bytesOf(up, direct, i) != bytesOf(s, through, i) {
+			t.Errorf("video %d has other bytes", i)
+		}
+	}
+	if o := made(s, `{"instances":[{"prompt":"gore"}]}`); o.Error != nil || !slices.Equal(o.Response.GenerateVideoResponse.RaiMediaFilteredReasons, []string{"violence"}) {
+		t.Errorf("held back: %+v", o)
+	}
+	if o := made(s, `{"instances":[{"prompt":"broken"}]}`); o.Error == nil || !strings.Contains(o.Error.Message, "no such thing") {
+		t.Errorf("failed: %+v", o)
+	}
+}
