@@ -1,35 +1,17 @@
 package gemini
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
 	"ringback.dev/internal/backend"
 )
-
-// transportError classifies a request that got no answer. The address is left out.
-func transportError(ctx context.Context, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return &backend.Error{Kind: backend.Timeout, Message: "the back-end did not answer in time"}
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err
-	}
-	return &backend.Error{Kind: backend.Unavailable, Message: "the back-end can't be reached", Cause: err}
-}
 
 // statusError is the cause of a backend.Error that was an answer, for the log and
 // for those who need to know more than its kind.
@@ -69,7 +51,7 @@ func (b *Backend) statusError(resp *http.Response) error {
 		}
 	}
 	e := b.rpcError(resp.StatusCode, &said.Error)
-	e.RetryAfter = max(e.RetryAfter, retryAfter(resp.Header.Get("Retry-After")))
+	e.RetryAfter = max(e.RetryAfter, backend.RetryAfter(resp.Header.Get("Retry-After")))
 	return e
 }
 
@@ -108,6 +90,8 @@ func (b *Backend) rpcError(code int, said *rpcError) *backend.Error {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden, strings.HasPrefix(cause.reason, "API_KEY_"):
 		// The message may quote the key, and is the operator's affair.
 		e.Kind, e.Message, cause.detail = backend.Unauthorized, fmt.Sprintf("the back-end refused the server's credentials (%d)", code), message
+	case code == http.StatusPaymentRequired:
+		e.Kind = backend.OutOfBudget
 	case code == http.StatusNotFound:
 		e.Kind = backend.ModelNotFound
 	case code == http.StatusTooManyRequests:
@@ -189,15 +173,4 @@ func (b *Backend) clean(message string) string {
 		message = strings.ToValidUTF8(message[:maxMessage], "") + " …"
 	}
 	return strings.TrimSpace(message)
-}
-
-// retryAfter reads a Retry-After header: seconds or a date (RFC 9110 §10.2.3).
-func retryAfter(header string) time.Duration {
-	if seconds, err := strconv.ParseUint(strings.TrimSpace(header), 10, 32); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if date, err := http.ParseTime(header); err == nil {
-		return max(time.Until(date), 0)
-	}
-	return 0
 }

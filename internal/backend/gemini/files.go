@@ -107,7 +107,7 @@ func (b *Backend) sendChunk(ctx context.Context, address string, data []byte, of
 		if !passing(err) || breaks == maxBreaks || ctx.Err() != nil {
 			return err
 		}
-		if e := sleep(ctx, max(pause(breaks), backend.AsError(err).RetryAfter)); e != nil {
+		if e := backend.Sleep(ctx, max(backend.Pause(breaks), backend.AsError(err).RetryAfter)); e != nil {
 			return e
 		}
 		received, final, err := b.uploadCommand(ctx, address, "query", nil, 0)
@@ -141,7 +141,7 @@ func (b *Backend) uploadCommand(ctx context.Context, address, command string, da
 	}
 	defer resp.Body.Close()
 	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer)); err != nil {
-		return 0, false, transportError(ctx, err)
+		return 0, false, backend.TransportError(ctx, err)
 	}
 	status := resp.Header.Get("X-Goog-Upload-Status")
 	if status != "active" && status != "final" {
@@ -175,7 +175,7 @@ func (b *Backend) ready(ctx context.Context, name string) error {
 		default:
 			return nil
 		}
-		if err := sleep(ctx, pause(try)); err != nil {
+		if err := backend.Sleep(ctx, backend.Pause(try)); err != nil {
 			return err
 		}
 	}
@@ -233,7 +233,7 @@ func (b *Backend) download(ctx context.Context, file string, open func(mimeType 
 		if breaks == maxBreaks {
 			return err
 		}
-		if e := sleep(ctx, max(pause(breaks), backend.AsError(err).RetryAfter)); e != nil {
+		if e := backend.Sleep(ctx, max(backend.Pause(breaks), backend.AsError(err).RetryAfter)); e != nil {
 			return e
 		}
 	}
@@ -299,7 +299,7 @@ func (b *Backend) piece(ctx context.Context, path string, offset int64, open fun
 		case err == io.EOF:
 			return offset, nil
 		case err != nil:
-			return offset, transportError(ctx, err)
+			return offset, backend.TransportError(ctx, err)
 		}
 	}
 }

@@ -15,8 +15,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -53,9 +51,6 @@ const (
 	maxAnswer = 64 << 20
 	// look bounds a question how far something is: it is asked again.
 	look = time.Minute
-	// maxWait bounds how long the API's wish to wait is honoured in place; a longer
-	// one is passed on to the caller.
-	maxWait = 30 * time.Second
 	// version is the part of the API's paths that the SDKs use by default.
 	version = "/v1beta/"
 )
@@ -103,13 +98,7 @@ func New(c Config) (*Backend, error) {
 	}
 	transport := c.Transport
 	if transport == nil {
-		transport = &http.Transport{
-			Proxy:       http.ProxyFromEnvironment,
-			DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			// Many jobs talk to one host.
-			MaxIdleConns: 512, MaxIdleConnsPerHost: 512, IdleConnTimeout: 90 * time.Second,
-			TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true,
-		}
+		transport = backend.NewTransport()
 	}
 	b.client = &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if len(via) > 5 {
@@ -160,7 +149,7 @@ func (b *Backend) Stream(ctx context.Context, req *backend.Request) iter.Seq2[*g
 		if err := b.readStream(resp.Body, func(r *genai.GenerateContentResponse) bool { return yield(r, nil) }); err != nil {
 			var known *backend.Error
 			if !errors.As(err, &known) {
-				err = transportError(ctx, err)
+				err = backend.TransportError(ctx, err)
 			}
 			yield(nil, err)
 		}
@@ -327,7 +316,7 @@ func (b *Backend) read(ctx context.Context, r *request) ([]byte, error) {
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return nil, transportError(ctx, err)
+		return nil, backend.TransportError(ctx, err)
 	}
 	if len(data) > maxAnswer {
 		return nil, &backend.Error{Kind: backend.Internal, Message: "the back-end's answer is larger than 64 MiB"}
@@ -371,48 +360,11 @@ func (b *Backend) pages(ctx context.Context, path string, f func(page []byte) (b
 // do sends a request until it is answered 2xx, can't be helped, or the tries are
 // used up.
 func (b *Backend) do(ctx context.Context, r *request) (*http.Response, error) {
-	for try := 0; ; try++ {
-		resp, err := b.send(ctx, r)
-		if err == nil {
-			return resp, nil
-		}
-		var e *backend.Error
-		if !errors.As(err, &e) {
-			return nil, err
-		}
-		wait := e.RetryAfter
-		if wait == 0 {
-			wait = pause(try)
-		}
-		again := e.Kind == backend.RateLimited || e.Kind == backend.Unavailable || e.Kind == backend.Internal
-		if r.once && !isStatus(err, http.StatusTooManyRequests, http.StatusServiceUnavailable) {
-			again = false
-		}
-		if !again || try >= r.retries || wait > maxWait {
-			return nil, err
-		}
-		if err := sleep(ctx, wait); err != nil {
-			return nil, err
-		}
+	again := backend.Passing
+	if r.once {
+		again = func(err error) bool { return isStatus(err, http.StatusTooManyRequests, http.StatusServiceUnavailable) }
 	}
-}
-
-// pause is how long to wait after a failure: 0.5 s, 1 s, 2 s …, spread over ± 50 %,
-// so that many jobs don't return at once.
-func pause(try int) time.Duration {
-	return time.Duration(float64(500*time.Millisecond<<min(try, 5)) * (0.5 + rand.Float64()))
-}
-
-// sleep waits, unless ctx ends.
-func sleep(ctx context.Context, wait time.Duration) error {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return transportError(ctx, ctx.Err())
-	}
+	return backend.Retry(ctx, r.retries, again, func() (*http.Response, error) { return b.send(ctx, r) })
 }
 
 // send sends a request once.
@@ -434,7 +386,7 @@ func (b *Backend) send(ctx context.Context, r *request) (*http.Response, error) 
 	req.Header.Set(keyHeader, b.key)
 	resp, err := b.client.Do(req)
 	if err != nil {
-		return nil, transportError(ctx, err)
+		return nil, backend.TransportError(ctx, err)
 	}
 	if resp.StatusCode/100 == 2 {
 		return resp, nil

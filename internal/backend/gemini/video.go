@@ -211,7 +211,7 @@ func (b *Backend) waitForVideo(ctx context.Context, note *videoNote) (*operation
 		default:
 			wait = max(wait, backend.AsError(err).RetryAfter)
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := backend.Sleep(ctx, wait); err != nil {
 			return nil, err
 		}
 	}

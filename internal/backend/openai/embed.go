@@ -47,7 +47,7 @@ func (b *Backend) Embed(ctx context.Context, req *backend.EmbedRequest) (*backen
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&out); err != nil {
 		if ctx.Err() != nil {
-			return nil, transportError(ctx, err)
+			return nil, backend.TransportError(ctx, err)
 		}
 		return nil, &backend.Error{Kind: backend.Internal, Message: "the back-end's answer is not the JSON of an embedding", Cause: err}
 	}

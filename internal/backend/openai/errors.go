@@ -1,36 +1,17 @@
 package openai
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	"ringback.dev/internal/backend"
 )
-
-// transportError classifies a request that got no answer. The address is left
-// out: it may hold credentials.
-func transportError(ctx context.Context, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return &backend.Error{Kind: backend.Timeout, Message: "the back-end did not answer in time"}
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err
-	}
-	return &backend.Error{Kind: backend.Unavailable, Message: "the back-end can't be reached", Cause: err}
-}
 
 // statusError reads an error answer: OpenAI's {"error":{"message"}} or any text.
 func statusError(resp *http.Response) error {
@@ -43,7 +24,7 @@ func statusError(resp *http.Response) error {
 		message = http.StatusText(resp.StatusCode)
 	}
 	e := &backend.Error{Kind: kindOf(status), Message: fmt.Sprintf("the back-end answered %d: %s", resp.StatusCode, message),
-		RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
+		RetryAfter: backend.RetryAfter(resp.Header.Get("Retry-After"))}
 	if e.Kind == backend.Unauthorized {
 		e.Message = refusedCredentials(resp.StatusCode)
 	}
@@ -139,17 +120,6 @@ func readError(raw json.RawMessage) (message string, status int) {
 		return message, status
 	}
 	return "", 0
-}
-
-// retryAfter reads a Retry-After header: seconds or a date (RFC 9110 §10.2.3).
-func retryAfter(header string) time.Duration {
-	if seconds, err := strconv.ParseUint(strings.TrimSpace(header), 10, 32); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if date, err := http.ParseTime(header); err == nil {
-		return max(time.Until(date), 0)
-	}
-	return 0
 }
 
 // What a server says goes to the caller, who must see no address and no key.

@@ -15,8 +15,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -45,9 +43,6 @@ type Config struct {
 const (
 	// maxAnswer bounds an answer that is read whole.
 	maxAnswer = 64 << 20
-	// maxWait bounds how long a Retry-After is honoured in place; a longer one is
-	// passed on to the caller.
-	maxWait = 30 * time.Second
 )
 
 // Backend implements backend.Backend. Make one with New.
@@ -78,13 +73,7 @@ func New(c Config) (*Backend, error) {
 	}
 	transport := c.Transport
 	if transport == nil {
-		transport = &http.Transport{
-			Proxy:       http.ProxyFromEnvironment,
-			DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			// Many jobs talk to one server.
-			MaxIdleConns: 512, MaxIdleConnsPerHost: 512, IdleConnTimeout: 90 * time.Second,
-			TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true,
-		}
+		transport = backend.NewTransport()
 	}
 	b.client = &http.Client{Transport: transport}
 	return b, nil
@@ -105,7 +94,7 @@ func (b *Backend) Generate(ctx context.Context, req *backend.Request) (*genai.Ge
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return nil, transportError(ctx, err)
+		return nil, backend.TransportError(ctx, err)
 	}
 	if len(data) > maxAnswer {
 		return nil, &backend.Error{Kind: backend.Internal, Message: "the back-end's answer is larger than 64 MiB"}
@@ -136,7 +125,7 @@ func (b *Backend) Stream(ctx context.Context, req *backend.Request) iter.Seq2[*g
 		if err := readStream(resp.Body, req.Pieces, func(r *genai.GenerateContentResponse) bool { return yield(r, nil) }); err != nil {
 			var known *backend.Error
 			if !errors.As(err, &known) {
-				err = transportError(ctx, err)
+				err = backend.TransportError(ctx, err)
 			}
 			yield(nil, b.clean(err))
 		}
@@ -180,32 +169,7 @@ func (b *Backend) tries(t backend.Turn) int {
 // do sends a request until it is answered 2xx, can't be helped, or the tries are
 // used up.
 func (b *Backend) do(ctx context.Context, method, path string, body []byte, retries int) (*http.Response, error) {
-	for try := 0; ; try++ {
-		resp, err := b.once(ctx, method, path, body)
-		if err == nil {
-			return resp, nil
-		}
-		var e *backend.Error
-		if !errors.As(err, &e) {
-			return nil, err
-		}
-		wait := e.RetryAfter
-		if wait == 0 {
-			// 0.5 s, 1 s, 2 s …, spread over ± 50 %, so that many jobs don't return at once.
-			wait = time.Duration(float64(500*time.Millisecond<<min(try, 5)) * (0.5 + rand.Float64()))
-		}
-		again := e.Kind == backend.RateLimited || e.Kind == backend.Unavailable || e.Kind == backend.Internal
-		if !again || try >= retries || wait > maxWait {
-			return nil, err
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, transportError(ctx, ctx.Err())
-		}
-	}
+	return backend.Retry(ctx, retries, nil, func() (*http.Response, error) { return b.once(ctx, method, path, body) })
 }
 
 func (b *Backend) once(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
@@ -221,7 +185,7 @@ func (b *Backend) once(ctx context.Context, method, path string, body []byte) (*
 	}
 	resp, err := b.client.Do(req)
 	if err != nil {
-		return nil, transportError(ctx, err)
+		return nil, backend.TransportError(ctx, err)
 	}
 	if resp.StatusCode/100 == 2 {
 		return resp, nil
