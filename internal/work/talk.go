@@ -26,10 +26,12 @@ type talk struct {
 	// closed. Only calls can be open beside another.
 	content map[int]*stepText
 	calls   map[int]int // Index in steps by the number of a call that comes in pieces.
-	// heard is what clients know from earlier runs, shift what lies between the index
-	// of a step and the one that clients know it by.
-	heard []heardStep
-	shift int
+	// heard is what clients know from earlier runs. diverged: the answer is another one
+	// than they have heard the beginning of. next is the index by which clients will
+	// know the next step that is told from its beginning.
+	heard    []heardStep
+	diverged bool
+	next     int
 
 	// unsaid: thoughts are not told (generation_config.thinking_summaries).
 	unsaid   bool
@@ -41,10 +43,14 @@ type talk struct {
 // stepText collects the text of a step, which grows with each chunk.
 type stepText struct {
 	text strings.Builder
-	// Where the step is in what was heard: a segment, and bytes of it.
+	// index is what clients know the step by.
+	index int
+	// heard, if not nil, is what they have heard of it; segment, and at bytes of that,
+	// is how far the step is in it. said are its deltas so far: it may have to be told
+	// anew.
+	heard       *heardStep
 	segment, at int
-	// said are the deltas so far, kept while the step may have to be told anew.
-	said []genai.StepDelta
+	said        []genai.StepDelta
 }
 
 // heardStep is a step as clients know it.
@@ -52,6 +58,7 @@ type heardStep struct {
 	head     genai.Step
 	segments []segment
 	stopped  bool
+	met      bool // A step of this run is, or was, the same.
 }
 
 // segment is deltas of a kind that follow each other. Those of text are as one.
@@ -102,6 +109,7 @@ func (t *talk) recall(e *genai.InteractionEvent) error {
 			return fmt.Errorf("step %d follows %d others", *e.Index, len(t.heard))
 		}
 		t.heard = append(t.heard, heardStep{head: *e.Step})
+		t.next = len(t.heard)
 		return nil
 	}
 	if *e.Index >= len(t.heard) || *e.Index < 0 {
@@ -127,40 +135,61 @@ func (t *talk) recall(e *genai.InteractionEvent) error {
 	return nil
 }
 
-// index is what clients know step i by.
-func (t *talk) index(i int) *int {
-	i += t.shift
-	return &i
-}
-
-// known reports what clients have heard of step i, nil if nothing.
-func (t *talk) known(i int) *heardStep {
-	if t.shift > 0 || i >= len(t.heard) {
-		return nil
-	}
-	return &t.heard[i]
-}
-
 // begin opens a step.
 func (t *talk) begin(s genai.Step) (int, error) {
 	i := len(t.steps)
 	t.steps = append(t.steps, s)
-	t.content[i] = &stepText{}
-	if h := t.known(i); h != nil {
+	c := &stepText{}
+	t.content[i] = c
+	if !t.diverged && i < len(t.heard) {
+		h := &t.heard[i]
 		if h.head.Type == s.Type && h.head.ID == s.ID && h.head.Name == s.Name {
+			h.met, c.heard, c.index = true, h, i
 			return i, nil
 		}
-		return i, t.diverge(i)
+		if err := t.leave(); err != nil {
+			return i, err
+		}
 	}
-	return i, t.tell(&genai.InteractionEvent{Type: genai.EventStepStart, Index: t.index(i), Step: s.Head()})
+	return i, t.start(i)
+}
+
+// start tells clients of a step from its beginning.
+func (t *talk) start(i int) error {
+	c := t.content[i]
+	c.index = t.next
+	t.next++
+	return t.tell(&genai.InteractionEvent{Type: genai.EventStepStart, Index: &c.index, Step: t.steps[i].Head()})
+}
+
+// leave closes what clients have heard and this run does not say.
+func (t *talk) leave() error {
+	t.diverged = true
+	for k := range t.heard {
+		if h := &t.heard[k]; !h.met {
+			if err := t.stop(h, k); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// stop closes a step that clients have heard of, unless they have heard its end.
+func (t *talk) stop(h *heardStep, index int) error {
+	if h.stopped {
+		return nil
+	}
+	h.stopped = true
+	return t.tell(&genai.InteractionEvent{Type: genai.EventStepStop, Index: &index})
 }
 
 // add puts a delta on top of step i.
 func (t *talk) add(i int, d genai.StepDelta) error {
 	c := t.content[i]
-	h := t.known(i)
+	h := c.heard
 	if h == nil {
-		return t.tell(&genai.InteractionEvent{Type: genai.EventStepDelta, Index: t.index(i), Delta: &d})
+		return t.tell(&genai.InteractionEvent{Type: genai.EventStepDelta, Index: &c.index, Delta: &d})
 	}
 	c.said = append(c.said, d)
 	kind, text, whole, err := split(&d)
@@ -192,7 +221,7 @@ func (t *talk) add(i int, d genai.StepDelta) error {
 		d = joined(kind, text)
 	}
 	// Clients know this step as far as it goes. From here on they hear all of it.
-	return t.tell(&genai.InteractionEvent{Type: genai.EventStepDelta, Index: t.index(i), Delta: &d})
+	return t.tell(&genai.InteractionEvent{Type: genai.EventStepDelta, Index: &c.index, Delta: &d})
 }
 
 // end closes step i.
@@ -201,12 +230,10 @@ func (t *talk) end(i int) error {
 	if c == nil {
 		return nil
 	}
-	h := t.known(i)
-	if h != nil && c.segment < len(h.segments) {
+	if c.heard != nil && c.segment < len(c.heard.segments) {
 		if err := t.diverge(i); err != nil { // They have heard more of it.
 			return err
 		}
-		h = nil
 	}
 	s := &t.steps[i]
 	switch text := c.text.String(); s.Type {
@@ -227,10 +254,10 @@ func (t *talk) end(i int) error {
 		s.Arguments = args.Bytes()
 	}
 	delete(t.content, i)
-	if h != nil && h.stopped {
-		return nil
+	if c.heard != nil {
+		return t.stop(c.heard, c.index)
 	}
-	return t.tell(&genai.InteractionEvent{Type: genai.EventStepStop, Index: t.index(i)})
+	return t.tell(&genai.InteractionEvent{Type: genai.EventStepStop, Index: &c.index})
 }
 
 // flushText makes a content of the text that step i has collected.
@@ -242,24 +269,23 @@ func (t *talk) flushText(i int) {
 	}
 }
 
-// diverge is called when step i is not what clients have heard. What they have
-// heard is closed, and they are told of the step anew.
+// diverge is called when step i is not what clients have heard. That is closed, and
+// they are told of the step anew.
 func (t *talk) diverge(i int) error {
-	for k := i; k < len(t.heard); k++ {
-		if !t.heard[k].stopped {
-			if err := t.tell(&genai.InteractionEvent{Type: genai.EventStepStop, Index: t.index(k)}); err != nil {
-				return err
-			}
-		}
-	}
-	t.shift = len(t.heard) - i
-	if err := t.tell(&genai.InteractionEvent{Type: genai.EventStepStart, Index: t.index(i), Step: t.steps[i].Head()}); err != nil {
+	c := t.content[i]
+	h, said := c.heard, c.said
+	c.heard, c.said = nil, nil
+	if err := t.stop(h, c.index); err != nil {
 		return err
 	}
-	said := t.content[i].said
-	t.content[i].said = nil
+	if err := t.leave(); err != nil {
+		return err
+	}
+	if err := t.start(i); err != nil {
+		return err
+	}
 	for k := range said {
-		if err := t.tell(&genai.InteractionEvent{Type: genai.EventStepDelta, Index: t.index(i), Delta: &said[k]}); err != nil {
+		if err := t.tell(&genai.InteractionEvent{Type: genai.EventStepDelta, Index: &c.index, Delta: &said[k]}); err != nil {
 			return err
 		}
 	}
@@ -425,18 +451,7 @@ func (t *talk) close() error {
 	if err := t.endAll(); err != nil {
 		return err
 	}
-	if t.shift > 0 {
-		return nil
-	}
-	for k := len(t.steps); k < len(t.heard); k++ {
-		if t.heard[k].stopped {
-			continue
-		}
-		if err := t.tell(&genai.InteractionEvent{Type: genai.EventStepStop, Index: &k}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.leave()
 }
 
 // output is the steps so far, without calls that were not brought to their end.
