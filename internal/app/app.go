@@ -58,6 +58,8 @@ type App struct {
 	hints      bus.Bus
 	signing    *signing
 	used       keysUsed
+	clock      *clock
+	jump       chan struct{} // Wakes upkeep when the clock was set forward. Holds one element.
 	closing    chan struct{} // Closed when Run begins to stop.
 	listener   net.Listener
 	server     *http.Server
@@ -73,7 +75,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	a := &App{config: c, log: log, closing: make(chan struct{})}
+	a := &App{config: c, log: log, clock: &clock{}, jump: make(chan struct{}, 1), closing: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			a.Close()
@@ -85,6 +87,11 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 		return nil, err
 	}
 	a.store = opened
+	if c.Dev {
+		if a.clock, err = openClock(c.Data); err != nil {
+			return nil, err
+		}
+	}
 	if a.blobs, err = dir.Open(filepath.Join(c.Data, "blobs")); err != nil {
 		return nil, err
 	}
@@ -100,13 +107,13 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	}
 	files := attach.New(a.store, a.blobs, c.MaxRequestBytes)
 	models.Attach = func(ctx context.Context, project ringback.ID, body *genai.GenerateContentRequest) (*genai.GenerateContentRequest, func(), error) {
-		return files.To(ctx, project, time.Now(), body)
+		return files.To(ctx, project, a.clock.now(), body)
 	}
 	models.Log = log
 	if a.listener, err = listen(c.Listen); err != nil {
 		return nil, err
 	}
-	a.signing = &signing{store: a.store, secret: a.secrets, issuer: strings.TrimRight(c.PublicURL, "/"), maxAge: c.SigningKeyAge, now: time.Now, opened: make(map[string]openKey)}
+	a.signing = &signing{store: a.store, secret: a.secrets, issuer: strings.TrimRight(c.PublicURL, "/"), maxAge: c.SigningKeyAge, now: a.clock.now, opened: make(map[string]openKey)}
 	if a.signing.issuer == "" {
 		a.signing.issuer = a.URL()
 	}
@@ -118,7 +125,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	a.dispatcher = deliver.New(deliver.Config{
 		Store: a.store, Secrets: a.secrets, Tokens: a.signing, Transport: a.callbacks.Transport, Hints: &a.hints, Node: node, Backoff: c.backoff(),
 		MaxInFlight: c.MaxInFlight, PerTarget: c.PerTargetInFlight, Timeout: c.DeliveryTimeout, CatchUpRate: c.CatchUpRate,
-		DisableAfter: c.DisableAfter, RequireHTTPS: !c.AllowHTTPCallbacks, Log: log,
+		DisableAfter: c.DisableAfter, RequireHTTPS: !c.AllowHTTPCallbacks, Now: a.clock.now, Stamp: time.Now, Log: log,
 	})
 	emitter := emit.New(a.store, a.dispatcher, &a.hints, node, a.dispatcher.Lease, a.signing.issuer)
 	hooks := ""
@@ -127,17 +134,17 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	}
 	a.runner = work.New(work.Config{Store: a.store, Emit: emitter, Backend: models, Node: node, MaxRunning: c.MaxRunning,
 		Blobs: a.blobs, MaxBatches: c.MaxBatches, MaxRow: int(c.MaxRequestBytes), ResultTTL: c.ResultTTL, HookURL: hooks,
-		MaxVideos: c.MaxVideos, VideoTTL: c.VideoTTL, MaxVideoBytes: c.MaxFileBytes, StallAfter: c.StallAfter, Hints: &a.hints, Log: log})
+		MaxVideos: c.MaxVideos, VideoTTL: c.VideoTTL, MaxVideoBytes: c.MaxFileBytes, StallAfter: c.StallAfter, Hints: &a.hints, Now: a.clock.now, Log: log})
 	// Only now that nothing is left to go wrong: the key of the first project is
 	// shown once, so a start that fails must not make it.
-	if err := a.firstProject(ctx, time.Now()); err != nil {
+	if err := a.firstProject(ctx, a.clock.now()); err != nil {
 		return nil, err
 	}
 	apiConfig := api.Config{
 		Store: a.store, Runner: a.runner, Pinger: emitter, Backend: models, Secrets: a.secrets,
 		CheckURI: func(uri string) error { return egress.CheckURI(uri, outside) },
 		Blobs:    a.blobs, PublicURL: strings.TrimRight(c.PublicURL, "/"), MaxFileBytes: c.MaxFileBytes, FileQuota: c.FileQuotaBytes, FileTTL: c.FileTTL, BatchTTL: c.BatchTTL, AnswerWithin: c.AnswerWithin,
-		MaxBody: c.MaxRequestBytes, Used: a.used.note, JWKS: a.signing.jwks, Log: log,
+		MaxBody: c.MaxRequestBytes, Used: a.used.note, JWKS: a.signing.jwks, Now: a.clock.now, Log: log,
 		Manage: manage.Config{Bus: &a.hints, RotateSigningKeys: a.signing.rotate, RevokeSigningKey: a.signing.revoke, Wake: a.dispatcher.Wake,
 			Backoff: c.backoff(), Closing: a.closing},
 	}
@@ -146,6 +153,16 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	}
 	if c.Dev {
 		apiConfig.AnyKey = a.project
+		apiConfig.Manage.Advance, apiConfig.Manage.Ahead = a.Advance, a.Ahead
+		apiConfig.Manage.Trigger = func(ctx context.Context, project ringback.ID, t ringback.EventType, body []byte, now time.Time) (ringback.ID, error) {
+			if body == nil {
+				var err error
+				if body, err = emit.Sample(t, now, a.signing.issuer); err != nil {
+					return "", err
+				}
+			}
+			return emitter.Trigger(ctx, project, t, body, now)
+		}
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
@@ -153,10 +170,10 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *App, err error) {
 	mux.Handle("/", api.New(apiConfig))
 	var inbox *web.Inbox
 	if c.Dev {
-		if err := a.devInbox(ctx, time.Now()); err != nil {
+		if err := a.devInbox(ctx, a.clock.now()); err != nil {
 			return nil, err
 		}
-		inbox = web.NewInbox(a.store, a.secrets, a.project, inboxID)
+		inbox = web.NewInbox(a.store, a.secrets, a.project, inboxID, a.clock.now)
 		mux.Handle("/inbox", inbox)
 	}
 	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
@@ -326,7 +343,7 @@ func (a *App) Project() ringback.ID { return a.project }
 func (a *App) Run(ctx context.Context) error {
 	defer a.Close()
 	// Not cut off by a stop that comes at once: that is no failure.
-	if err := a.store.Reclaim(context.WithoutCancel(ctx), node, time.Now()); err != nil {
+	if err := a.store.Reclaim(context.WithoutCancel(ctx), node, a.clock.now()); err != nil {
 		return err
 	}
 	loops, ctx := errgroup.WithContext(ctx)

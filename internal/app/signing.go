@@ -154,13 +154,14 @@ func (s *signing) jwks() []byte {
 	return keyring.JWKS(keys, in, s.now())
 }
 
-// Sign implements deliver.Signer.
+// Sign implements deliver.Signer. at dates the signature; which key signs is by
+// the server's clock.
 func (s *signing) Sign(scheme ringback.Scheme, id string, at time.Time, body []byte, audience []string) (string, error) {
 	algorithm := ringback.RS256
 	if scheme == ringback.V1a {
 		algorithm = ringback.EdDSA
 	}
-	key, err := s.current(algorithm, at)
+	key, err := s.current(algorithm, s.now())
 	if err != nil {
 		return "", err
 	}

@@ -81,7 +81,7 @@ func (d *Dispatcher) attempt(ctx context.Context, c *store.ClaimedDelivery) (r r
 		r.reason, r.err = blocked, "the address is not an https URL (see --allow-http-callbacks)"
 		return r
 	}
-	header, transport, err := d.prepare(c, r.started)
+	header, transport, err := d.prepare(c)
 	if err != nil {
 		r.reason, r.err = unsigned, err.Error()
 		return r
@@ -99,7 +99,7 @@ func (d *Dispatcher) attempt(ctx context.Context, c *store.ClaimedDelivery) (r r
 	resp, err := transport.RoundTrip(req)
 	if err == nil {
 		r.status = resp.StatusCode
-		r.wait = retryAfter(resp.Header.Get("Retry-After"), d.Now())
+		r.wait = retryAfter(resp.Header.Get("Retry-After"), d.Stamp())
 		r.answer, err = egress.ReadBounded(resp, answerLimit)
 	}
 	crash.At(crash.RequestSent)
@@ -111,7 +111,8 @@ func (d *Dispatcher) attempt(ctx context.Context, c *store.ClaimedDelivery) (r r
 
 // prepare makes the headers of an attempt, the signature among them, and finds
 // the transport that it goes through.
-func (d *Dispatcher) prepare(c *store.ClaimedDelivery, at time.Time) (http.Header, http.RoundTripper, error) {
+func (d *Dispatcher) prepare(c *store.ClaimedDelivery) (http.Header, http.RoundTripper, error) {
+	at := d.Stamp()
 	var signature string
 	var err error
 	transport := d.Transport
@@ -126,7 +127,7 @@ func (d *Dispatcher) prepare(c *store.ClaimedDelivery, at time.Time) (http.Heade
 	} else {
 		var o *opened
 		if o, err = d.unsealed(c.To); err == nil {
-			signature, err = o.sign(c, at)
+			signature, err = o.sign(c, d.Now(), at)
 			for i, h := range c.To.Settings.Headers {
 				header[http.CanonicalHeaderKey(h.Name)] = []string{o.headers[i]}
 			}
@@ -163,9 +164,9 @@ type opened struct {
 	transport http.RoundTripper
 }
 
-// sign makes the signature header: one token for each live secret of the
-// endpoint's schemes, newest first.
-func (o *opened) sign(c *store.ClaimedDelivery, at time.Time) (string, error) {
+// sign makes the signature header, dated at: one token for each secret of the
+// endpoint's schemes that lives now, newest first.
+func (o *opened) sign(c *store.ClaimedDelivery, now, at time.Time) (string, error) {
 	live := make([]webhook.Signer, 0, 4)
 	schemes := c.To.Schemes()
 	for i := range o.of.Secrets {
@@ -174,7 +175,7 @@ func (o *opened) sign(c *store.ClaimedDelivery, at time.Time) (string, error) {
 		if scheme == "" {
 			scheme = ringback.V1
 		}
-		if s.Live(at) && slices.Contains(schemes, scheme) {
+		if s.Live(now) && slices.Contains(schemes, scheme) {
 			live = append(live, o.signers[i])
 		}
 	}

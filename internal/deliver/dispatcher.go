@@ -68,12 +68,16 @@ type Config struct {
 	Log  *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+	// Stamp is the clock that receivers compare with theirs: it dates signatures and
+	// is what a Retry-After's date means. Nil means Now. The two differ when Now was
+	// set forward (ringback dev).
+	Stamp func() time.Time
 }
 
 // Signer signs messages with the server's own keys.
 type Signer interface {
-	// Sign returns the value of the webhook-signature header. audience are those
-	// that a token is meant for.
+	// Sign returns the value of the webhook-signature header, dated at. audience
+	// are those that a token is meant for.
 	Sign(scheme ringback.Scheme, id string, at time.Time, body []byte, audience []string) (string, error)
 }
 
@@ -141,6 +145,9 @@ func New(c Config) *Dispatcher {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Stamp == nil {
+		c.Stamp = c.Now
 	}
 	d := &Dispatcher{Config: c, wake: make(chan struct{}, 1), next: make(chan handed), stopping: make(chan struct{}),
 		opened: make(map[ringback.ID]*opened), lanes: make(map[string]*lane)}

@@ -55,20 +55,7 @@ func New(st store.Store, hand Handover, hints *bus.Bus, node string, lease time.
 // step of the store; end.Happenings is filled in. Errors are those of
 // store.EndJob. A nil lease ends the job whoever runs it.
 func (e *Emitter) EndJob(ctx context.Context, job *ringback.Job, lease *ringback.Lease, end *store.End) error {
-	data := eventData{id: wireID(job)}
-	if len(end.Files) > 0 {
-		uri := e.base + "/v1beta/files/" + string(end.Files[0].ID) + ":download?alt=media"
-		data.more = append(data.more, text("output_file_uri", uri), text("file_name", "files/"+string(end.Files[0].ID)))
-		if job.Kind == ringback.KindVideo {
-			data.more = append(data.more, text("video_uri", uri)) // Samples differ in what they read (§2.3).
-		}
-	}
-	if end.Failure != nil {
-		data.more = append(data.more, text("error_code", end.Failure.Code), text("error_message", end.Failure.Message))
-	}
-	if job.Kind == ringback.KindBatch {
-		data.more = append(data.more, counts(end.Rows))
-	}
+	data := endData(job, end, e.base)
 	to, err := e.audience(ctx, job)
 	if err != nil {
 		return fmt.Errorf("who hears of the end of job %s: %w", job.ID, err)
@@ -82,6 +69,37 @@ func (e *Emitter) EndJob(ctx context.Context, job *ringback.Job, lease *ringback
 		crash.At(crash.EndDecided)
 		return e.store.EndJob(ctx, job.ID, lease, end)
 	})
+}
+
+// endData is what the events of a job's end tell.
+func endData(job *ringback.Job, end *store.End, base string) eventData {
+	data := eventData{id: wireID(job)}
+	if len(end.Files) > 0 {
+		uri := base + "/v1beta/files/" + string(end.Files[0].ID) + ":download?alt=media"
+		data.more = append(data.more, text("output_file_uri", uri), text("file_name", "files/"+string(end.Files[0].ID)))
+		if job.Kind == ringback.KindVideo {
+			data.more = append(data.more, text("video_uri", uri)) // Samples differ in what they read (§2.3).
+		}
+	}
+	if end.Failure != nil {
+		data.more = append(data.more, text("error_code", end.Failure.Code), text("error_message", end.Failure.Message))
+	}
+	if job.Kind == ringback.KindBatch {
+		data.more = append(data.more, counts(end.Rows))
+	}
+	return data
+}
+
+// stallData is what the event of a job that does not move tells.
+func stallData(job *ringback.Job) eventData {
+	return eventData{id: wireID(job), more: []member{
+		text("kind", string(job.Kind)), text("state", string(job.State)), text("create_time", wireTime(job.Created))}}
+}
+
+// disabledData is what the event of a webhook that was disabled tells.
+func disabledData(which *ringback.Endpoint, state ringback.EndpointState, reason string) eventData {
+	return eventData{id: string(which.ID), more: []member{
+		text("name", which.Name), text("state", string(state)), text("reason", reason)}}
 }
 
 // wireID names a job in a way that the SDKs take (wire contract §2.3).
@@ -102,8 +120,7 @@ func (e *Emitter) Stalled(ctx context.Context, job *ringback.Job, now time.Time)
 	if err != nil {
 		return fmt.Errorf("who hears of the stall of job %s: %w", job.ID, err)
 	}
-	h := to.happening(ringback.JobStalled, job.ID, eventData{id: wireID(job), more: []member{
-		text("kind", string(job.Kind)), text("state", string(job.State)), text("create_time", wireTime(job.Created))}}, now)
+	h := to.happening(ringback.JobStalled, job.ID, stallData(job), now)
 	return e.emit(to, []*store.Happening{h}, func() error { return e.store.MarkStalled(ctx, job.ID, h) })
 }
 
@@ -112,6 +129,19 @@ func (e *Emitter) Ping(ctx context.Context, endpoint *ringback.Endpoint, now tim
 	to := &audience{project: endpoint.Project, endpoints: []*ringback.Endpoint{endpoint}, all: true}
 	h := to.happening(ringback.Ping, "", eventData{id: string(endpoint.ID)}, now)
 	return e.emit(to, []*store.Happening{h}, func() error { return e.store.AddEvent(ctx, h) })
+}
+
+// Trigger records an event that nothing caused, with a body that the caller made,
+// for the trial of receivers. It goes to the endpoints that are subscribed to
+// its type; a ping goes to all.
+func (e *Emitter) Trigger(ctx context.Context, project ringback.ID, t ringback.EventType, body []byte, now time.Time) (ringback.ID, error) {
+	endpoints, err := e.store.ProjectEndpoints(ctx, project)
+	if err != nil {
+		return "", fmt.Errorf("who hears of a %s event: %w", t, err)
+	}
+	to := &audience{project: project, endpoints: endpoints, all: t == ringback.Ping}
+	h := to.hear(t, "", body, now)
+	return h.Event.ID, e.emit(to, []*store.Happening{h}, func() error { return e.store.AddEvent(ctx, h) })
 }
 
 // Disabled makes the event that tells the project's other endpoints that one was
@@ -123,8 +153,7 @@ func Disabled(which *ringback.Endpoint, endpoints []*ringback.Endpoint, state ri
 			to.endpoints = append(to.endpoints, e)
 		}
 	}
-	return to.happening(ringback.WebhookDisabled, "", eventData{id: string(which.ID), more: []member{
-		text("name", which.Name), text("state", string(state)), text("reason", reason)}}, at)
+	return to.happening(ringback.WebhookDisabled, "", disabledData(which, state, reason), at)
 }
 
 // audience are those who may hear of something.
@@ -165,8 +194,12 @@ func (to *audience) happening(t ringback.EventType, job ringback.ID, data eventD
 	if to.dynamic != nil {
 		data.metadata = to.dynamic.UserMetadata
 	}
-	h := &store.Happening{Event: ringback.Event{
-		ID: ringback.NewID("evt", at), Project: to.project, Type: t, Job: job, Created: at, Body: marshalBody(t, at, data)}}
+	return to.hear(t, job, marshalBody(t, at, data), at)
+}
+
+// hear makes an event of a body, and its deliveries.
+func (to *audience) hear(t ringback.EventType, job ringback.ID, body []byte, at time.Time) *store.Happening {
+	h := &store.Happening{Event: ringback.Event{ID: ringback.NewID("evt", at), Project: to.project, Type: t, Job: job, Created: at, Body: body}}
 	add := func(d ringback.Delivery) {
 		d.ID, d.Event, d.Project, d.State = ringback.NewID("msg", at), h.Event.ID, to.project, ringback.DeliveryPending
 		d.Due, d.Begun, d.Created, d.Updated = at, at, at, at

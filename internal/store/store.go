@@ -57,6 +57,15 @@ type Store interface {
 	Close() error
 }
 
+// LeaseShifter is a Store whose leases can be moved along with the clock when
+// that is set forward (ringback dev), so that what is under way does not seem
+// abandoned.
+type LeaseShifter interface {
+	// ShiftLeases lets everything that node has leased at now, jobs, shards and
+	// deliveries, be leased for longer by d.
+	ShiftLeases(ctx context.Context, node string, now time.Time, d time.Duration) error
+}
+
 // By says who changes something and when. Every method that takes it writes a
 // line of the audit log in the same step.
 type By struct {

@@ -34,6 +34,7 @@ type Inbox struct {
 	project  ringback.ID
 	endpoint ringback.ID
 	page     *template.Template
+	now      func() time.Time
 	closed   chan struct{} // Closed by Close.
 
 	mu       sync.Mutex
@@ -53,9 +54,11 @@ type Arrival struct {
 	Body     json.RawMessage `json:"body,omitempty"`
 }
 
-// NewInbox returns an inbox that verifies with the secrets of an endpoint.
-func NewInbox(s store.Endpoints, k *keyring.Keyring, project, endpoint ringback.ID) *Inbox {
-	return &Inbox{store: s, secrets: k, project: project, endpoint: endpoint, watchers: make(map[chan struct{}]bool), closed: make(chan struct{}),
+// NewInbox returns an inbox that verifies with the secrets that an endpoint has by
+// the server's clock, now. Timestamps are compared with the real time, as any
+// receiver does.
+func NewInbox(s store.Endpoints, k *keyring.Keyring, project, endpoint ringback.ID, now func() time.Time) *Inbox {
+	return &Inbox{store: s, secrets: k, project: project, endpoint: endpoint, now: now, watchers: make(map[chan struct{}]bool), closed: make(chan struct{}),
 		page: template.Must(template.New("inbox").Funcs(template.FuncMap{"pretty": pretty}).Parse(inboxPage))}
 }
 
@@ -95,7 +98,7 @@ func (b *Inbox) receive(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the body is too large or broke off", http.StatusRequestEntityTooLarge)
 		return
 	}
-	now := time.Now()
+	now := b.now()
 	a := Arrival{Received: now.UTC(), ID: r.Header.Get(webhook.HeaderID)}
 	if json.Valid(body) {
 		a.Body = body
@@ -125,7 +128,7 @@ func (b *Inbox) verify(ctx context.Context, h http.Header, body []byte) error {
 		return err
 	}
 	v := &webhook.Verifier{}
-	for _, s := range e.LiveSecrets(time.Now()) {
+	for _, s := range e.LiveSecrets(b.now()) {
 		text, err := b.secrets.Unseal(s.Sealed, "endpoint/"+string(b.endpoint))
 		if err != nil {
 			return err

@@ -58,7 +58,7 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{NewInbox(db, keys, project, endpoint), t, db, keys}
+	return &world{NewInbox(db, keys, project, endpoint, time.Now), t, db, keys}
 }
 
 // secret is the endpoint's newest signing secret.

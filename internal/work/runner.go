@@ -101,6 +101,7 @@ var (
 type Runner struct {
 	Config
 	wake chan struct{} // Holds one element; sent to without blocking; never closed.
+	jump chan struct{} // The same: the clock was set forward.
 	runs sync.WaitGroup
 	// halt is closed when Stop begins: batches start no more rows. cutOff ends when
 	// Stop gives up what is still under way.
@@ -165,7 +166,7 @@ func New(c Config) *Runner {
 	if c.VideoWait == 0 {
 		c.VideoWait = 5 * time.Second
 	}
-	r := &Runner{Config: c, wake: make(chan struct{}, 1), halt: make(chan struct{}), taken: make(map[ringback.Kind]int), running: make(map[ringback.ID]*underWay)}
+	r := &Runner{Config: c, wake: make(chan struct{}, 1), jump: make(chan struct{}, 1), halt: make(chan struct{}), taken: make(map[ringback.Kind]int), running: make(map[ringback.ID]*underWay)}
 	r.cutOff, r.cut = context.WithCancel(context.Background())
 	return r
 }
@@ -209,6 +210,9 @@ func (r *Runner) Run(ctx context.Context) error {
 		case <-stalls.C:
 			r.tellStalls(ctx)
 			continue
+		case <-r.jump:
+			r.renew(ctx)
+			r.tellStalls(ctx)
 		case <-r.wake:
 		case <-claim.C:
 		}
@@ -460,6 +464,15 @@ func (r *Runner) retake(k ringback.Kind) {
 	r.mu.Lock()
 	r.taken[k]++
 	r.mu.Unlock()
+}
+
+// Jump has the runner look at once for all that a clock brings, after Now was set
+// forward.
+func (r *Runner) Jump() {
+	select {
+	case r.jump <- struct{}{}:
+	default:
+	}
 }
 
 func (r *Runner) hint() {

@@ -46,7 +46,7 @@ func (m *manage) listEvents(c *call) (any, error) {
 		out.Next = eventCursor(last)
 		return out, err
 	}
-	after, err := numbered("after", "events", q.Get("after"))
+	after, err := numbered("after", "events", begun(q.Get("after")))
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +66,14 @@ func (m *manage) listEvents(c *call) (any, error) {
 	return out, nil
 }
 
+// begun is the cursor before all others for "start".
+func begun(after string) string {
+	if after == "start" {
+		return eventCursor(0)
+	}
+	return after
+}
+
 // lastEvent is the Seq of the project's latest event.
 func (m *manage) lastEvent(c *call) (int64, error) { return m.Store.LastEvent(c.Context(), c.project) }
 
@@ -73,9 +81,14 @@ func (m *manage) getEvent(c *call) (any, error) {
 	if _, err := c.query(); err != nil {
 		return nil, err
 	}
-	e, err := m.Store.Event(c.Context(), c.project, c.id())
+	return m.event(c, c.id())
+}
+
+// event shows one event with its deliveries.
+func (m *manage) event(c *call, id ringback.ID) (*event, error) {
+	e, err := m.Store.Event(c.Context(), c.project, id)
 	if err != nil {
-		return nil, notFound(err, "event", c.id())
+		return nil, notFound(err, "event", id)
 	}
 	all, err := m.Store.EventDeliveries(c.Context(), c.project, e.ID)
 	if err != nil {

@@ -43,6 +43,13 @@ type Config struct {
 	RevokeSigningKey  func(ctx context.Context, kid string, by store.By) error
 	// Wake tells the sender that there are due deliveries; nil if there is none.
 	Wake func()
+	// Advance sets the server's clock forward and returns how far it is ahead, which
+	// Ahead tells too; nil unless it is a development server.
+	Advance func(ctx context.Context, by time.Duration) (ahead time.Duration, err error)
+	Ahead   func() time.Duration
+	// Trigger makes an event of a type happen that nothing caused; a nil body means a
+	// realistic one. Nil unless it is a development server.
+	Trigger func(ctx context.Context, project ringback.ID, t ringback.EventType, body []byte, now time.Time) (ringback.ID, error)
 	// Backoff is the server's own way to retry.
 	Backoff ringback.Backoff
 	// Dev lets a project's key use the operator's routes.
@@ -85,6 +92,7 @@ type route struct {
 func (m *manage) routes() []route {
 	return []route{
 		{"GET", "events", project, m.listEvents},
+		{"POST", "events:trigger", project, m.trigger},
 		{"GET", "events/{id}", project, m.getEvent},
 		{"GET", "deliveries", project, m.listDeliveries},
 		{"POST", "deliveries:replay", project, m.replay},
@@ -95,6 +103,8 @@ func (m *manage) routes() []route {
 		{"GET", "jobs", project, m.listJobs},
 		{"GET", "jobs/{id}/timeline", project, m.timeline},
 		{"GET", "stream", project, m.stream},
+		{"GET", "clock", project, m.getClock},
+		{"POST", "clock:advance", project, m.advanceClock},
 		{"GET", "webhooks/{id}", project, m.getWebhook},
 		{"PATCH", "webhooks/{id}", project, m.patchWebhook},
 		{"GET", "project", project, m.getOwnProject},

@@ -65,7 +65,7 @@ func newWorld(t testing.TB) *world {
 	w.emit = emit.New(w.st, idle{}, &w.hints, "node", time.Minute, "")
 	closing := make(chan struct{})
 	w.h = manage.New(manage.Config{Store: w.st, Bus: &w.hints, Secrets: w.keys, Backoff: ringback.DefaultBackoff(), Closing: closing,
-		Now: w.clock,
+		Now: w.clock, Trigger: w.emit.Trigger,
 		Authenticate: func(r *http.Request) (ringback.APIKey, error) {
 			k, err := w.st.KeyByHash(r.Context(), keyring.HashKey(r.Header.Get("X-Goog-Api-Key")))
 			if err != nil {
@@ -572,6 +572,29 @@ func TestNobodyLetIn(t *testing.T) {
 	// The other project's replay of its own nothing is all that happened.
 	if n := len(after["audit"].([]any)) - len(before["audit"].([]any)); n > 1 {
 		t.Errorf("%d changes: %v", n, after)
+	}
+}
+
+// TestTrigger: an event that nothing caused is in the feed and goes to who is
+// subscribed.
+func TestTrigger(t *testing.T) {
+	w := newWorld(t)
+	w.hook("a", completed)
+	w.hook("b", ringback.BatchFailed)
+	e := w.get("ours", "POST", "events:trigger", `{"type":"interaction.completed","body":{ "type":"interaction.completed", "data":{"id":"\u0076 <1>","n":1.0}}}`)
+	if want := `{"type":"interaction.completed","data":{"id":"v <1>","n":1}}`; e["body"] != want || len(e["deliveries"].([]any)) != 1 {
+		t.Errorf("got %v", e)
+	}
+	if all := w.get("ours", "GET", "events?after=start", "")["events"].([]any); len(all) != 1 {
+		t.Errorf("in the feed: %v", all)
+	}
+	e = w.get("ours", "POST", "events:trigger", `{"type":"ping","body":{"type":"ping"}}`)
+	if len(e["deliveries"].([]any)) != 2 {
+		t.Errorf("got %v", e)
+	}
+	for body, names := range map[string]string{`{}`: `unknown event ""`, `{"type":"batch.exploded"}`: "unknown event", `{"type":"ping","body":1}`: "body: it must be an object",
+		`{"type":"ping","body":{"type":"batch.failed"}}`: `body: it must be an object whose type is "ping"`, `{"type":"ping","body":{"type":"ping","x":"` + strings.Repeat("x", 70<<10) + `"}}`: "larger than"} {
+		w.refused("ours", "POST", "events:trigger", body, 400, names)
 	}
 }
 

@@ -41,7 +41,7 @@ func (m *manage) stream(c *call) (any, error) {
 	if from == "" || from == "now" {
 		after, err = m.lastEvent(c)
 	} else {
-		after, err = numbered("after", "events", from)
+		after, err = numbered("after", "events", begun(from))
 	}
 	if err != nil {
 		return nil, err

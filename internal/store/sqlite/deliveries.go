@@ -199,12 +199,7 @@ func (s *Store) ReleaseDeliveries(ctx context.Context, held []store.Held, due ti
 
 // Reclaim implements store.Deliveries.
 func (s *Store) Reclaim(ctx context.Context, node string, now time.Time) error {
-	s.memory.mu.RLock()
-	targets := make([]string, 0, len(s.memory.due))
-	for target := range s.memory.due {
-		targets = append(targets, target)
-	}
-	s.memory.mu.RUnlock()
+	targets := s.memory.targets()
 	var freed []string
 	err := s.writer.submit(ctx, func(t *tx) error {
 		freed = nil
@@ -236,6 +231,34 @@ func (s *Store) Reclaim(ctx context.Context, node string, now time.Time) error {
 	})
 	if err != nil {
 		return fmt.Errorf("reclaim what %s had leased: %w", node, err)
+	}
+	return nil
+}
+
+// ShiftLeases implements store.LeaseShifter. What is known in memory of due times
+// stays: it may be earlier than the truth.
+func (s *Store) ShiftLeases(ctx context.Context, node string, now time.Time, d time.Duration) error {
+	targets := s.memory.targets()
+	err := s.writer.submit(ctx, func(t *tx) error {
+		if err := t.flush(); err != nil {
+			return err
+		}
+		if err := t.exec(`UPDATE batch_shards SET due = due + ? WHERE node = ? AND done = 0`, d.Microseconds(), node); err != nil {
+			return err
+		}
+		if err := t.exec(`UPDATE job_queue SET due = due + ? WHERE node = ?`, d.Microseconds(), node); err != nil {
+			return err
+		}
+		for _, target := range targets {
+			if err := t.exec(`UPDATE deliveries SET due = due + ? WHERE state = 'pending' AND target = ? AND due <= ? AND node = ?`,
+				d.Microseconds(), target, micros(now.Add(longestLease)), node); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("prolong the leases of %s: %w", node, err)
 	}
 	return nil
 }

@@ -222,6 +222,17 @@ func (m *memory) sooner(target string, due time.Time) {
 	}
 }
 
+// targets lists all that have pending deliveries.
+func (m *memory) targets() []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	targets := make([]string, 0, len(m.due))
+	for target := range m.due {
+		targets = append(targets, target)
+	}
+	return targets
+}
+
 // setDue replaces what is known of a target; the zero time means that nothing
 // waits for it.
 func (m *memory) setDue(target string, due time.Time) {

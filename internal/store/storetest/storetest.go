@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) Open) {
 		"Lanes":                 testLanes,
 		"ConcurrentDeliveries":  testConcurrentDeliveries,
 		"Reclaim":               testReclaim,
+		"ShiftLeases":           testShiftLeases,
 		"Endpoints":             testEndpoints,
 		"RotateSecret":          testRotateSecret,
 		"DisabledKeepsWaiting":  testDisabledKeepsWaiting,
@@ -544,6 +545,35 @@ func testReclaim(s *suite) {
 	jobs := s.claimJobs(10)
 	s.same(len(jobs), 1)
 	s.same([]any{jobs[0].ID, jobs[0].Runs}, []any{j.ID, 2})
+}
+
+// testShiftLeases: what a node has leased outlasts a clock that is set forward;
+// what waits, or is another's, does not.
+func testShiftLeases(s *suite) {
+	shifter, ok := s.st.(store.LeaseShifter)
+	if !ok {
+		s.Skip("the engine can't do it")
+	}
+	ep := s.endpoint("p1")
+	retried, held := s.add(ep), s.add(ep)
+	c := s.claim(1, nil)[0]
+	s.same(c.ID, retried.Deliveries[0].ID)
+	s.ok(s.record(c, ringback.DeliveryPending, s.now.Add(time.Hour)))
+	c = s.claim(1, nil)[0]
+	s.same(c.ID, held.Deliveries[0].ID)
+	running := s.createJob()
+	job := s.claimJobs(1)[0]
+	s.same(job.ID, running.ID)
+	s.ok(shifter.ShiftLeases(s.ctx, "another", s.now, 48*time.Hour))
+	s.ok(shifter.ShiftLeases(s.ctx, node, s.now, 24*time.Hour))
+	s.now = s.now.Add(24 * time.Hour)
+	due := s.claim(10, nil)
+	s.same(len(due), 1) // The retry that came due meanwhile.
+	s.same(due[0].ID, retried.Deliveries[0].ID)
+	s.same(len(s.claimJobs(10)), 0)
+	s.ok(s.record(c, ringback.DeliveryDelivered, time.Time{}))
+	s.now = s.now.Add(time.Hour)
+	s.same(len(s.claimJobs(10)), 1) // The lease was prolonged, not made endless.
 }
 
 func testEndpoints(s *suite) {
