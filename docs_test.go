@@ -210,6 +210,9 @@ func (p *program) wrong(args []string) error {
 		name += " " + args[1]
 	}
 	help, ok := p.help[name]
+	if !ok && group && p.help[args[0]+" run"] != "" {
+		help, ok = p.help[args[0]+" run"], true // The word run may be left out.
+	}
 	switch {
 	case !ok && group && len(args) == 1:
 		return nil // The group as a whole, in prose.

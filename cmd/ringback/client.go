@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -195,4 +196,65 @@ func follow(r io.Reader, each func(name, id, data string) error) error {
 		}
 	}
 	return lines.Err()
+}
+
+// subscription is what is done with the server's stream.
+type subscription struct {
+	// opened, if not nil, is called whenever the stream was opened; resume before it
+	// is opened again.
+	opened func()
+	resume func(ctx context.Context) error
+	// event is called with the cursor and the JSON of each event. Its error ends all.
+	event func(cursor, data string) error
+}
+
+// subscribe follows the server's stream until ctx ends, which is no error. After a
+// broken connection it resumes where it was. q holds the parameters; after is
+// kept up to date in it.
+func (c *client) subscribe(ctx context.Context, s *streams, q url.Values, on subscription) error {
+	var final error // Not of the connection.
+	opened := false
+	for wait := time.Second; ; {
+		var err error
+		if opened && on.resume != nil {
+			err = on.resume(ctx)
+		}
+		var resp *http.Response
+		if err == nil {
+			resp, err = c.open(ctx, http.MethodGet, "/ringback/v1/stream?"+q.Encode(), nil, 0)
+		}
+		if err == nil {
+			wait, opened = time.Second, true
+			if on.opened != nil {
+				on.opened()
+			}
+			err = follow(resp.Body, func(name, id, data string) error {
+				if name != "event" {
+					return nil
+				}
+				q.Set("after", id)
+				final = on.event(id, data)
+				return final
+			})
+			_ = resp.Body.Close() // It has been read.
+		}
+		var refused *refusal
+		switch {
+		case ctx.Err() != nil:
+			return nil // Interrupted: that is how it ends.
+		case final != nil:
+			return final
+		case err == nil:
+			err = errors.New("the server closed it")
+		case !opened, errors.As(err, &refused) && refused.status < 500, errors.Is(err, errForgotten):
+			return err
+		}
+		fmt.Fprintf(s.err, "the connection ended: %v; again in %s\n", err, wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, time.Minute)
+	}
 }

@@ -7,19 +7,30 @@ import (
 	"ringback.dev/internal/app"
 )
 
-type devCommand struct{ settings }
+type devCommand struct {
+	Server devServer `cmd:"" name:"run" default:"withargs" help:"Run the server on this machine for development: any API key, loopback callbacks, an inbox. The word run may be left out."`
+	Clock  devClock  `cmd:"" help:"Set the clock of a server for development forward: retries, expiry and rotation in seconds."`
+}
+
+type devServer struct{ settings }
 
 // Help shows more than the flags.
-func (devCommand) Help() string {
+func (devServer) Help() string {
 	return `Nothing needs to be configured: any API key is taken, callbacks may go to this machine, and models that are not
 configured are answered by the emulator, which says that no model ran. Callbacks arrive at /inbox as well.
 
   ringback dev
   ringback dev --openai-url http://127.0.0.1:11434/v1     a real model, here by Ollama
-  ringback dev --scenario scenario.yaml                   scripted answers (docs/emulator.md)`
+  ringback dev --scenario scenario.yaml                   scripted answers (docs/emulator.md)
+
+While it runs, in another terminal (docs/receiving-tools.md):
+
+  ringback listen --forward-to http://localhost:3000/hook    every event to your own receiver
+  ringback trigger batch.succeeded                           an event now, without a job
+  ringback dev clock +24h                                    let a day pass`
 }
 
-func (c *devCommand) Run(ctx context.Context, s *streams) error {
+func (c *devServer) Run(ctx context.Context, s *streams) error {
 	if err := c.complete(); err != nil {
 		return err
 	}
@@ -45,6 +56,9 @@ func (c *devCommand) Run(ctx context.Context, s *streams) error {
               -d '{"model":"gemini-3.6-flash","input":"hello","background":true}'
 
 `, a.URL(), models, c.Data)
+	if ahead := a.Ahead(); ahead > 0 {
+		fmt.Fprintf(s.out, "  The clock is ahead by %s (ringback dev clock).\n\n", brief(ahead))
+	}
 	fmt.Fprintf(s.out, "listening on %s\n", a.URL())
 	return a.Run(ctx)
 }

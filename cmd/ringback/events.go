@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"strings"
 	"text/tabwriter"
-	"time"
 )
 
 type eventsCommand struct {
@@ -38,7 +37,7 @@ type eventsList struct {
 	client
 	Types  []string `placeholder:"TYPE" help:"Only events of these types, separated by commas."`
 	Job    string   `placeholder:"ID" help:"Only events of this job."`
-	After  string   `placeholder:"CURSOR" help:"Go on after this cursor; now: only what happens from now on."`
+	After  string   `placeholder:"CURSOR" help:"Go on after this cursor; start: from the first event, now: only what happens from now on."`
 	Limit  int      `placeholder:"N" help:"At most so many."`
 	Follow bool     `short:"f" help:"Show events as they happen, until interrupted."`
 }
@@ -58,7 +57,7 @@ func (c *eventsList) Run(ctx context.Context, s *streams) error {
 		if c.Job != "" || c.Limit > 0 {
 			return errors.New("--follow can't be combined with --job or --limit")
 		}
-		return c.follow(ctx, s, q)
+		return c.subscribe(ctx, s, q, subscription{event: func(_, data string) error { return c.print(s, data) }})
 	}
 	set(q, "job", c.Job)
 	all, err := pages[json.RawMessage](ctx, &c.client, "events", q, "after", "events", c.Limit)
@@ -82,37 +81,6 @@ func (c *eventsList) Run(ctx context.Context, s *streams) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", local(e.Created), e.Type, e.Job, e.ID)
 	}
 	return t.Flush()
-}
-
-// follow prints events as they happen. After a broken connection it resumes where
-// it was.
-func (c *eventsList) follow(ctx context.Context, s *streams, q url.Values) error {
-	for wait := time.Second; ; {
-		resp, err := c.open(ctx, http.MethodGet, "/ringback/v1/stream?"+q.Encode(), nil, 0)
-		if err == nil {
-			wait = time.Second
-			err = follow(resp.Body, func(name, id, data string) error {
-				if name != "event" {
-					return nil
-				}
-				q.Set("after", id)
-				return c.print(s, data)
-			})
-			_ = resp.Body.Close() // It has been read.
-		} else if q.Get("after") == "" || q.Get("after") == "now" {
-			return err // It never worked.
-		}
-		if ctx.Err() != nil {
-			return nil // Interrupted: that is how it ends.
-		}
-		fmt.Fprintf(s.err, "the connection ended (%v); again in %s\n", err, wait)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, time.Minute)
-	}
 }
 
 func (c *eventsList) print(s *streams, data string) error {

@@ -20,10 +20,14 @@ import (
 // commands is the command line.
 type commands struct {
 	Serve    serveCommand    `cmd:"" help:"Run the server in production: API keys, https callbacks to public addresses."`
-	Dev      devCommand      `cmd:"" help:"Run the server on this machine for development: any API key, loopback callbacks, an inbox."`
+	Dev      devCommand      `cmd:"" help:"A server on this machine for development, and its clock."`
 	Demo     demoCommand     `cmd:"" help:"Show one whole round trip: job, event, signed callback, verification."`
 	Verify   verifyCommand   `cmd:"" help:"Check the signature of a callback that you saved, and say why it fails."`
 	Webhooks webhooksCommand `cmd:"" help:"Manage the webhooks of a server."`
+
+	Listen  listenCommand  `cmd:"" help:"Forward a server's events to your receiver on this machine, as they happen."`
+	Trigger triggerCommand `cmd:"" help:"Make an event of any type happen now, to try receivers."`
+	Replay  replayCommand  `cmd:"" help:"Send a recording of listen again."`
 
 	Batches    batchesCommand    `cmd:"" help:"Run a file of requests as a batch, and get its results."`
 	Videos     videosCommand     `cmd:"" help:"Have videos made, and download them."`
@@ -72,7 +76,7 @@ func run(args []string, in io.Reader, out, errw io.Writer) int {
 	parser, err := kong.New(&c,
 		kong.Name("ringback"), kong.Description(description), kong.UsageOnError(),
 		kong.DefaultEnvars("RINGBACK"), kong.Configuration(loadFile),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}), kong.Help(help),
 		kong.Writers(out, errw), kong.Exit(func(n int) { code = n; panic(exit{}) }),
 	)
 	if err != nil {
@@ -116,6 +120,15 @@ func run(args []string, in io.Reader, out, errw io.Writer) int {
 	}
 	fmt.Fprintln(errw, "ringback:", oneLine(err))
 	return 1
+}
+
+// help prints the help of a command; of one that need not be named, such as run
+// of dev, when the command above it is asked.
+func help(o kong.HelpOptions, c *kong.Context) error {
+	if n := c.Selected(); n != nil && n.DefaultCmd != nil {
+		c.Path = append(c.Path, &kong.Path{Parent: n, Command: n.DefaultCmd})
+	}
+	return kong.DefaultHelpPrinter(o, c)
 }
 
 // exit unwinds kong when it wants the program to end, after --help.

@@ -5,16 +5,22 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"ringback.dev/webhook"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"ringback": main}) }
@@ -29,6 +35,15 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"ringback": m
 //	busy VAR       run another program's server; VAR is set to its HOST:PORT.
 //	exit CODE CMD  run a command that must end with exactly this exit code.
 //	lines N        the last standard error must have exactly N lines.
+//	receiver VAR FILE STATUS…
+//	               run a receiver that answers with these statuses in turn, the last
+//	               one for ever; VAR is set to its address. FILE gets a line for
+//	               each message: status, type, webhook-id, and "verified" or why not,
+//	               by the development secret.
+//	begin NAME TEXT ARGS
+//	               start ringback ARGS and wait for a line of output that holds TEXT.
+//	interrupt NAME what begin has started gets Ctrl-C and must end with exit code 0;
+//	               what it printed is in the file NAME.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -36,11 +51,13 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
 			e.Values[serverKey{}] = &background{}
-			e.Vars = append(e.Vars, "TMPDIR="+e.WorkDir)
+			e.Values[begunKey{}] = make(map[string]*begun)
+			e.Vars = append(e.Vars, "TMPDIR="+e.WorkDir, "XDG_CONFIG_HOME="+filepath.Join(e.WorkDir, "config"))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": startServer, "stop": stopServer, "save": save, "busy": busy, "exit": exitCode, "lines": lines,
+			"receiver": receiver, "begin": begin, "interrupt": interrupt,
 		},
 	})
 }
@@ -110,7 +127,7 @@ func command(ts *testscript.TestScript, args []string) *exec.Cmd {
 	ts.Check(err)
 	cmd := exec.Command(path, args...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"HOME", "PATH", "TMPDIR"} {
+	for _, name := range []string{"HOME", "PATH", "TMPDIR", "XDG_CONFIG_HOME", "GEMINI_API_KEY", "RINGBACK_SERVER"} {
 		if v := ts.Getenv(name); v != "" {
 			cmd.Env = append(cmd.Env, name+"="+v)
 		}
@@ -167,5 +184,123 @@ func exitCode(ts *testscript.TestScript, _ bool, args []string) {
 func lines(ts *testscript.TestScript, _ bool, args []string) {
 	if n := strings.Count(ts.ReadFile("stderr"), "\n"); len(args) != 1 || fmt.Sprint(n) != args[0] {
 		ts.Fatalf("%d lines on standard error, want %v", n, args)
+	}
+}
+
+func receiver(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: receiver VAR FILE STATUS…")
+	}
+	var statuses []int
+	for _, text := range args[2:] {
+		n, err := strconv.Atoi(text)
+		ts.Check(err)
+		statuses = append(statuses, n)
+	}
+	file := ts.MkAbs(args[1])
+	secretFile := filepath.Join(ts.Getenv("XDG_CONFIG_HOME"), "ringback", "dev-secret")
+	var mu sync.Mutex
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		said := "verified"
+		text, err := os.ReadFile(secretFile)
+		var secret webhook.Secret
+		if err == nil {
+			secret, err = webhook.ParseSecret(strings.TrimSpace(string(text)))
+		}
+		if err == nil {
+			_, err = (&webhook.Verifier{Secrets: []webhook.Secret{secret}}).Verify(r.Header, body)
+		}
+		if err != nil {
+			said = err.Error()
+		}
+		e, _ := webhook.ParseEvent(body)
+		mu.Lock()
+		defer mu.Unlock()
+		status := statuses[0]
+		if len(statuses) > 1 {
+			statuses = statuses[1:]
+		}
+		f, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err == nil {
+			fmt.Fprintf(f, "%d %s %s %s\n", status, e.Type, r.Header.Get("webhook-id"), said)
+			err = f.Close()
+		}
+		if err != nil {
+			status = http.StatusTeapot
+		}
+		http.Error(w, "said "+strconv.Itoa(status), status)
+	}))
+	ts.Defer(srv.Close)
+	ts.Setenv(args[0], srv.URL+"/hook")
+}
+
+type begunKey struct{}
+
+// begun is a command that runs beside a script.
+type begun struct {
+	cmd  *exec.Cmd
+	out  bytes.Buffer // Read after done is closed.
+	done chan struct{}
+}
+
+func begin(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: begin NAME TEXT ARGS")
+	}
+	b := &begun{cmd: command(ts, args[2:]), done: make(chan struct{})}
+	b.cmd.Stderr = &b.out // It is read when the process has ended.
+	out, err := b.cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(b.cmd.Start())
+	ts.Value(begunKey{}).(map[string]*begun)[args[0]] = b
+	ts.Defer(func() {
+		_ = b.cmd.Process.Kill() // Nothing happens if it has ended.
+		<-b.done
+	})
+	ready := make(chan struct{})
+	go func() {
+		defer close(b.done)
+		var said strings.Builder
+		found := false
+		for scan := bufio.NewScanner(out); scan.Scan(); {
+			said.WriteString(scan.Text() + "\n")
+			if !found && strings.Contains(scan.Text(), args[1]) {
+				found = true
+				close(ready)
+			}
+		}
+		_ = b.cmd.Wait() // interrupt looks at the exit code.
+		b.out.WriteString(said.String())
+	}()
+	select {
+	case <-ready:
+	case <-b.done:
+		ts.Fatalf("%v ended without saying %q:\n%s", args[2:], args[1], b.out.String())
+	case <-time.After(20 * time.Second):
+		ts.Fatalf("%v does not say %q", args[2:], args[1])
+	}
+}
+
+func interrupt(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: interrupt NAME")
+	}
+	b := ts.Value(begunKey{}).(map[string]*begun)[args[0]]
+	if b == nil {
+		ts.Fatalf("nothing was begun as %s", args[0])
+	}
+	ts.Check(b.cmd.Process.Signal(os.Interrupt))
+	select {
+	case <-b.done:
+	case <-time.After(20 * time.Second):
+		ts.Fatalf("%s does not end", args[0])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b.out.Bytes(), 0o600))
+	if code := b.cmd.ProcessState.ExitCode(); code != 0 {
+		ts.Fatalf("%s ended with %d:\n%s", args[0], code, b.out.String())
 	}
 }
