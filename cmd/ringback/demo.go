@@ -315,3 +315,5 @@ func (p paint) bold(text string) string  { return p.wrap("1", text) }
 func (p paint) dim(text string) string   { return p.wrap("2", text) }
 func (p paint) green(text string) string { return p.wrap("32", text) }
 func (p paint) red(text string) string   { return p.wrap("31", text) }
+
+func (p paint) yellow(text string) string { return p.wrap("33", text) }

@@ -27,6 +27,7 @@ type commands struct {
 
 	Listen  listenCommand  `cmd:"" help:"Forward a server's events to your receiver on this machine, as they happen."`
 	Trigger triggerCommand `cmd:"" help:"Make an event of any type happen now, to try receivers."`
+	Examine examineCommand `cmd:"" help:"Grade a receiver: what does it make of forged, old, doubled and broken messages?"`
 	Replay  replayCommand  `cmd:"" help:"Send a recording of listen again."`
 
 	Batches    batchesCommand    `cmd:"" help:"Run a file of requests as a batch, and get its results."`

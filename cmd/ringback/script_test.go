@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -40,6 +41,10 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"ringback": m
 //	               one for ever; VAR is set to its address. FILE gets a line for
 //	               each message: status, type, webhook-id, and "verified" or why not,
 //	               by the development secret.
+//	examinee VAR JWKS FAULT
+//	               run a receiver that can be examined; VAR is set to its base address,
+//	               with /hook and /effects, JWKS to a HOST:PORT where it looks for a key
+//	               set. FAULT is none, or doubles: it acts on each message.
 //	begin NAME TEXT ARGS
 //	               start ringback ARGS and wait for a line of output that holds TEXT.
 //	interrupt NAME what begin has started gets Ctrl-C and must end with exit code 0;
@@ -57,7 +62,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": startServer, "stop": stopServer, "save": save, "busy": busy, "exit": exitCode, "lines": lines,
-			"receiver": receiver, "begin": begin, "interrupt": interrupt,
+			"receiver": receiver, "examinee": examinee, "begin": begin, "interrupt": interrupt,
 		},
 	})
 }
@@ -303,4 +308,46 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	if code := b.cmd.ProcessState.ExitCode(); code != 0 {
 		ts.Fatalf("%s ended with %d:\n%s", args[0], code, b.out.String())
 	}
+}
+
+func examinee(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: examinee VAR JWKS FAULT")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	jwks := l.Addr().String()
+	ts.Check(l.Close())
+	text, err := os.ReadFile(filepath.Join(ts.Getenv("XDG_CONFIG_HOME"), "ringback", "dev-secret"))
+	ts.Check(err)
+	secret, err := webhook.ParseSecret(strings.TrimSpace(string(text)))
+	ts.Check(err)
+	v := &webhook.Verifier{Secrets: []webhook.Secret{secret}, Keys: webhook.NewKeySet("http://" + jwks + "/.well-known/jwks.json")}
+	var mu sync.Mutex
+	seen, failed, effects := make(map[string]bool), make(map[string]bool), 0
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /effects", func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Fprintf(w, `{"count":%d}`, effects)
+	})
+	mux.Handle("/hook", webhook.Handler(v, func(w http.ResponseWriter, _ *http.Request, m webhook.Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		if strings.Contains(string(m.Body), `"fail":"once"`) && !failed[m.ID] {
+			failed[m.ID] = true
+			http.Error(w, "the database is locked", http.StatusInternalServerError)
+			return
+		}
+		if !seen[m.ID] || args[2] == "doubles" {
+			seen[m.ID] = true
+			effects++
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	srv := httptest.NewServer(mux)
+	ts.Defer(srv.Close)
+	v.Audience = []string{srv.URL + "/hook"}
+	ts.Setenv(args[0], srv.URL)
+	ts.Setenv(args[1], jwks)
 }
