@@ -21,10 +21,19 @@ var siblings = []string{"internal/api", "internal/web", "internal/work", "intern
 var adapters = []string{
 	"internal/store/sqlite", "internal/store/postgres", "internal/backend/openai", "internal/backend/emulator",
 	"internal/backend/gemini", "internal/backend/exec", "internal/blob/dir", "internal/blob/cloud",
+	"inbox/sqlite", "inbox/postgres",
 }
 
 // stdlibOnly are the packages that others import without getting more.
 var stdlibOnly = []string{"", "webhook"}
+
+// public are the other packages that others import, with those of this module that
+// they may import. All that is not named here stays out of their users' programs.
+var public = map[string][]string{
+	"inbox":          {"webhook"},
+	"inbox/sqlite":   {"inbox", "internal/group"},
+	"inbox/postgres": {"inbox", "internal/group"},
+}
 
 // TestImports holds the table of imports: cmd, then app, then the siblings, then
 // ports and helpers, then the vocabulary at the root. Programs and suites that
@@ -74,7 +83,7 @@ func forbidden(from, name, imported string) string {
 	to, own := strings.CutPrefix(imported+"/", module+"/")
 	to = strings.TrimSuffix(to, "/")
 	if !own {
-		if first, _, _ := strings.Cut(imported, "/"); strings.Contains(first, ".") && slices.Contains(stdlibOnly, from) {
+		if first, _, _ := strings.Cut(imported, "/"); strings.Contains(first, ".") && (slices.Contains(stdlibOnly, from) || from == "inbox") {
 			return "it may import the standard library only"
 		}
 		return ""
@@ -82,6 +91,10 @@ func forbidden(from, name, imported string) string {
 	switch program := name == "main" && !strings.HasPrefix(from, "cmd/"); {
 	case slices.Contains(stdlibOnly, from):
 		return "it may import the standard library only"
+	case public[from] != nil:
+		if !slices.Contains(public[from], to) {
+			return "public packages bring little with them"
+		}
 	case strings.HasPrefix(to, "cmd/"):
 		return "nothing may import a command"
 	case program || from == "internal/app":
@@ -123,6 +136,14 @@ func TestForbidden(t *testing.T) {
 		{"", "ringback", "time", false},
 		{"", "ringback", "golang.org/x/sync/errgroup", true},
 		{"webhook", "webhook", module, true},
+		{"inbox", "inbox", module + "/webhook", false},
+		{"inbox", "inbox", module, true},
+		{"inbox", "inbox", "modernc.org/sqlite", true},
+		{"inbox/sqlite", "sqlite", "modernc.org/sqlite", false},
+		{"inbox/sqlite", "sqlite", module + "/inbox", false},
+		{"inbox/sqlite", "sqlite", module + "/internal/store", true},
+		{"internal/edge", "edge", module + "/inbox", false},
+		{"internal/edge", "edge", module + "/inbox/sqlite", true},
 		{"cmd/ringback", "main", module + "/internal/app", false},
 		{"cmd/ringback", "main", module + "/internal/api", true},
 		{"cmd/ringback", "main", module + "/internal/store/sqlite", true},

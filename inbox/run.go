@@ -1,0 +1,420 @@
+package inbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// errStopping is why calls are cancelled at the end of Run.
+var errStopping = errors.New("inbox: the receiver is stopping")
+
+// Run works on entries until ctx ends. Then it claims no more, lets the calls
+// under way go on for Grace, cancels them, and gives back what is not settled, for
+// which no attempt is counted. Ending otherwise, such as by a kill, loses nothing
+// either: leases run out, and the entries are worked on again.
+//
+// Several processes may run receivers of one Source on one store.
+func (r *Receiver) Run(ctx context.Context) error {
+	w := &r.work
+	if !w.start(r.capacity()) {
+		return errors.New("inbox: Run is running already")
+	}
+	// Calls outlive ctx for a while.
+	calls, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
+	var workers, settling, beat sync.WaitGroup
+	for range r.workers() {
+		workers.Go(func() {
+			for {
+				select {
+				case e := <-w.queue:
+					r.attempt(calls, e, &settling)
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	beat.Go(func() { r.extend(done) })
+	beat.Go(func() { r.sweep(ctx) })
+
+	r.claims(ctx)
+
+	timer := time.AfterFunc(orDefault(r.Grace, 10*time.Second), func() { cut(errStopping) })
+	defer timer.Stop()
+	for _, e := range w.stop() {
+		settling.Go(func() { r.release(calls, e) })
+	}
+	workers.Wait()
+	w.wait()
+	settling.Wait()
+	close(done)
+	beat.Wait()
+	return nil
+}
+
+// claims claims entries, whenever there may be some and there is room, until ctx
+// ends.
+func (r *Receiver) claims(ctx context.Context) {
+	w := &r.work
+	poll := orDefault(r.Poll, time.Second)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	failed := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			timer.Reset(poll)
+			w.expect()
+			continue
+		case <-w.wake:
+		}
+		// A place is claimed for when many are free, not one by one.
+		n := w.claimable()
+		if n == 0 {
+			continue
+		}
+		now := time.Now()
+		// Not cut short by ctx: then nobody would know what was claimed.
+		claiming, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+		entries, err := r.store.Claim(claiming, r.Source, now, now.Add(r.lease()), n)
+		cancel()
+		if err != nil {
+			w.free(n)
+			if !failed && ctx.Err() == nil { // Once per outage.
+				r.log().Error("claim failed; trying again", "source", r.Source, "error", err)
+			}
+			failed = true
+			continue // The timer comes.
+		}
+		failed = false
+		if len(entries) == n {
+			w.expect()
+		}
+		w.free(n - len(entries))
+		for i := range entries {
+			w.begin(&entries[i]) // It runs: stop comes after this loop.
+		}
+	}
+}
+
+// attempt calls fn on an entry, and has the outcome stored while the worker goes
+// on to the next.
+func (r *Receiver) attempt(calls context.Context, e *Entry, settling *sync.WaitGroup) {
+	started := time.Now()
+	var o Outcome
+	if e.Lost >= maxLost {
+		o = Outcome{State: Dead, Started: started, At: started,
+			Error: fmt.Sprintf("the process died %d times while it worked on this; retry it if it was not the cause", e.Lost)}
+	} else {
+		err := r.call(calls, e)
+		o = r.judge(e, started, time.Now(), err)
+		if err != nil && errors.Is(context.Cause(calls), errStopping) {
+			o = Outcome{State: Pending, Due: o.At, Started: started, At: o.At, Released: true}
+		}
+	}
+	r.work.settles <- struct{}{}
+	settling.Go(func() {
+		r.settle(calls, e, o)
+		<-r.work.settles
+	})
+	r.work.free(1)
+}
+
+// call calls fn. A panic is an error: the other entries are not to suffer for it.
+func (r *Receiver) call(ctx context.Context, e *Entry) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, orDefault(r.Timeout, time.Minute))
+	defer cancel()
+	defer func() {
+		if v := recover(); v != nil {
+			r.log().Error("the handler panicked", "source", e.Source, "id", e.ID, "panic", v, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", v)
+		}
+	}()
+	return r.fn(ctx, e)
+}
+
+const (
+	// storeTimeout bounds a call of the store.
+	storeTimeout = 10 * time.Second
+	// An outcome is offered to the store several times: the effect is there, and
+	// would be made again for nothing.
+	settleTries = 5
+	settleWait  = time.Second
+	// maxSettling bounds the outcomes that are being stored.
+	maxSettling = 256
+)
+
+func (r *Receiver) settle(calls context.Context, e *Entry, o Outcome) {
+	defer r.work.settled(e)
+	var err error
+	for try := range settleTries {
+		if try > 0 {
+			select {
+			case <-time.After(settleWait):
+			case <-calls.Done(): // The last try.
+			}
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+		err = r.store.Settle(ctx, e.Lease(), o)
+		cancel()
+		if err == nil || errors.Is(err, ErrStale) || try > 0 && calls.Err() != nil {
+			break
+		}
+	}
+	level, text := slog.LevelDebug, "attempt ended"
+	switch {
+	case err != nil:
+		level, text = slog.LevelError, "the outcome could not be stored; the entry will be worked on again"
+		if errors.Is(err, ErrStale) {
+			level, text = slog.LevelWarn, "the entry was taken over or purged while it was worked on"
+		}
+	case o.State == Dead:
+		level, text = slog.LevelError, "dead letter"
+	case o.Error != "":
+		level, text = slog.LevelWarn, "attempt failed"
+	}
+	attrs := []slog.Attr{slog.String("source", e.Source), slog.String("id", e.ID), slog.String("type", e.Type), slog.Int("attempt", e.Attempts+1),
+		slog.String("state", string(o.State)), slog.Duration("took", o.At.Sub(o.Started))}
+	if o.Error != "" {
+		attrs = append(attrs, slog.String("reason", o.Error))
+	}
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	r.log().LogAttrs(context.Background(), level, text, attrs...)
+	if err == nil && o.State == Pending {
+		r.work.expectAt(o.Due)
+	}
+	if err == nil && !o.Released && r.OnAttempt != nil {
+		r.OnAttempt(e, o)
+	}
+}
+
+// release gives an entry back on which no call has begun.
+func (r *Receiver) release(calls context.Context, e *Entry) {
+	now := time.Now()
+	r.settle(calls, e, Outcome{State: Pending, Due: now, Started: now, At: now, Released: true})
+}
+
+// extend keeps the leases of what is in hand.
+func (r *Receiver) extend(end <-chan struct{}) {
+	tick := time.NewTicker(r.lease() / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-end:
+			return
+		case <-tick.C:
+		}
+		leases := r.work.held()
+		if len(leases) == 0 {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), r.lease()/3)
+		err := r.store.Extend(ctx, leases, time.Now().Add(r.lease()))
+		cancel()
+		if err != nil {
+			r.log().Error("leases could not be extended; entries may be worked on twice", "source", r.Source, "error", err)
+		}
+	}
+}
+
+// sweepEvery is how often old entries are let go.
+const sweepEvery = time.Hour
+
+func (r *Receiver) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		now := time.Now()
+		keep, remember := orDefault(r.KeepDone, 7*24*time.Hour), orDefault(r.Remember, Remember)
+		err := r.store.Sweep(ctx, r.Source, now.Add(-min(keep, remember)), now.Add(-remember))
+		if err != nil && ctx.Err() == nil {
+			r.log().Error("old entries could not be let go; trying again in an hour", "source", r.Source, "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// work is what Run has in hand.
+type work struct {
+	wake    chan struct{} // Holds one element: there may be something to claim.
+	queue   chan *Entry   // Claimed, and no call has begun; never full.
+	settles chan struct{} // Has an element for each outcome that is being stored.
+
+	mu       sync.Mutex
+	running  bool
+	capacity int
+	taken    int  // Places that are reserved or have an entry whose call has not ended.
+	more     bool // There may be something to claim.
+	leases   map[Lease]struct{}
+	empty    chan struct{} // Closed when nothing is taken after the end.
+	timer    *time.Timer   // Of the retry that is due first.
+	soonest  time.Time
+}
+
+func (w *work) start(capacity int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.running || w.empty != nil {
+		return false
+	}
+	w.running, w.capacity = true, capacity
+	w.queue, w.settles = make(chan *Entry, capacity), make(chan struct{}, maxSettling)
+	w.leases, w.empty = make(map[Lease]struct{}), make(chan struct{})
+	return true
+}
+
+// stop ends it and returns the entries of the queue, whose places are free.
+func (w *work) stop() (left []*Entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running = false
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	w.timer, w.soonest = nil, time.Time{}
+	for {
+		select {
+		case e := <-w.queue:
+			left = append(left, e)
+			continue
+		default:
+		}
+		break
+	}
+	w.taken -= len(left)
+	if w.taken == 0 {
+		close(w.empty)
+	}
+	return left
+}
+
+// wait waits until nothing is in hand, and makes another start possible.
+func (w *work) wait() {
+	<-w.empty
+	w.mu.Lock()
+	w.empty = nil
+	w.mu.Unlock()
+}
+
+func (w *work) hint() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// expect says that there may be something to claim.
+func (w *work) expect() {
+	w.mu.Lock()
+	w.more = true
+	w.mu.Unlock()
+	w.hint()
+}
+
+// expectAt says when there will be something.
+func (w *work) expectAt(due time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.running || !w.soonest.IsZero() && !due.Before(w.soonest) {
+		return
+	}
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	w.soonest = due
+	w.timer = time.AfterFunc(time.Until(due), func() {
+		w.mu.Lock()
+		w.soonest = time.Time{}
+		w.mu.Unlock()
+		w.expect()
+	})
+}
+
+// reserve takes up to n places; none when nothing runs.
+func (w *work) reserve(n int) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.running {
+		return 0
+	}
+	n = max(0, min(n, w.capacity-w.taken))
+	w.taken += n
+	return n
+}
+
+// claimable reserves places if there may be something to claim and half of all
+// places are free.
+func (w *work) claimable() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := w.capacity - w.taken
+	if !w.running || !w.more || n < w.capacity/2 {
+		return 0
+	}
+	w.more = false
+	w.taken = w.capacity
+	return n
+}
+
+// free gives places back.
+func (w *work) free(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.release(n)
+}
+
+// release is free, with mu held.
+func (w *work) release(n int) {
+	w.taken -= n
+	if w.running && w.more && w.capacity-w.taken >= w.capacity/2 {
+		w.hint()
+	}
+	if !w.running && w.taken == 0 && w.empty != nil {
+		close(w.empty)
+	}
+}
+
+// begin queues an entry, for which there is a place; false after the end.
+func (w *work) begin(e *Entry) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.running {
+		return false
+	}
+	w.leases[e.Lease()] = struct{}{}
+	w.queue <- e
+	return true
+}
+
+// settled lets the lease of an entry go.
+func (w *work) settled(e *Entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.leases, e.Lease())
+}
+
+// held are the leases of all entries in hand.
+func (w *work) held() []Lease {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	leases := make([]Lease, 0, len(w.leases))
+	for l := range w.leases {
+		leases = append(leases, l)
+	}
+	return leases
+}

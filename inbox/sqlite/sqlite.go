@@ -1,0 +1,260 @@
+// Package sqlite keeps an inbox in a SQLite file, for the processes of one
+// machine.
+//
+// One goroutine of a process writes: it runs what callers have asked for in one
+// transaction and syncs the disk once for all of them (WAL, synchronous=FULL).
+// Readers see the last commit. Other processes may open the same file, such as a
+// command that looks at the inbox of a running receiver: nothing is held in memory.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"sync"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"ringback.dev/inbox"
+	"ringback.dev/internal/group"
+)
+
+//go:embed schema.sql
+var schema string
+
+// version is that of the schema, in the file's user_version.
+const version = 1
+
+// The log is copied into the database by a goroutine of its own, while commits go
+// on: done by the writer, as is SQLite's default after 1000 pages, it keeps
+// everybody waiting. Only when the log has walPages the writer copies it.
+const (
+	walPages        = "8192" // 32 MiB.
+	checkpointEvery = 128    // Commits.
+)
+
+// Store implements inbox.Store and inbox.Desk.
+type Store struct {
+	write, read *sql.DB // write has one connection, the writer's.
+	conn        *sql.Conn
+	writer      *group.Writer[*step]
+
+	// These are the writer's goroutine's alone.
+	changes map[string]driver.Stmt // Prepared on conn, by text.
+	texts   map[chunk]string
+	args    []driver.NamedValue
+	commits int
+
+	checkpoint  chan struct{} // Holds one element.
+	checkpoints sync.WaitGroup
+}
+
+var (
+	_ inbox.Store = (*Store)(nil)
+	_ inbox.Desk  = (*Store)(nil)
+)
+
+// Open opens the file and makes it if it does not exist, readable for its owner
+// alone: bodies may be private. The folder must exist.
+func Open(ctx context.Context, path string) (_ *Store, err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the inbox: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("open the inbox: %w", err)
+	}
+	s := &Store{changes: make(map[string]driver.Stmt), texts: make(map[chunk]string), checkpoint: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+		}
+	}()
+	if s.write, err = open(path, "&_txlock=immediate"); err != nil {
+		return nil, err
+	}
+	s.write.SetMaxOpenConns(1)
+	if err := create(ctx, s.write); err != nil {
+		return nil, err
+	}
+	if s.read, err = open(path, "&_pragma=query_only(1)"); err != nil {
+		return nil, err
+	}
+	s.read.SetMaxOpenConns(4)
+	s.read.SetMaxIdleConns(4)
+	if s.conn, err = s.write.Conn(ctx); err != nil {
+		return nil, fmt.Errorf("open the inbox: %w", err)
+	}
+	s.checkpoints.Go(func() {
+		for range s.checkpoint {
+			// After an error, such as a full disk, the log just stays as long as it is.
+			_, _ = s.read.Exec("PRAGMA wal_checkpoint(PASSIVE)")
+		}
+	})
+	s.writer = group.New(s.commit)
+	return s, nil
+}
+
+func open(path, extra string) (*sql.DB, error) {
+	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}).String() +
+		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+		"&_pragma=temp_store(MEMORY)&_pragma=cache_size(-16384)&_pragma=wal_autocheckpoint(" + walPages + ")" + extra
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, fmt.Errorf("open the inbox: %w", err)
+	}
+	return db, nil
+}
+
+// create makes the schema. The transaction is IMMEDIATE, so that of two processes
+// that start at once the second finds it made.
+func create(ctx context.Context, db *sql.DB) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("open the inbox: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // Does nothing after the commit.
+	var have int
+	if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
+		return fmt.Errorf("open the inbox: %w", err)
+	}
+	switch {
+	case have == version:
+		return nil
+	case have > version:
+		return fmt.Errorf("open the inbox: it has schema version %d, this program knows %d; use the newer program that wrote it", have, version)
+	}
+	if _, err := tx.ExecContext(ctx, schema+fmt.Sprintf("\nPRAGMA user_version = %d;", version)); err != nil {
+		return fmt.Errorf("make the inbox: %w", err)
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("make the inbox: %w", err)
+	}
+	return nil
+}
+
+// Close waits for what was begun and closes the file.
+func (s *Store) Close() error {
+	var errs []error
+	if s.writer != nil {
+		s.writer.Close()
+		close(s.checkpoint)
+		s.checkpoints.Wait()
+	}
+	for _, c := range s.changes {
+		errs = append(errs, c.Close())
+	}
+	if s.conn != nil {
+		errs = append(errs, s.conn.Close())
+	}
+	for _, db := range []*sql.DB{s.read, s.write} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// step is what one caller wants done: one of the three.
+type step struct {
+	accept *inbox.Entry
+	settle *settlement
+	do     func(*Store) error // It may run twice, so it sets what it returns anew.
+	first  bool               // What came of accept.
+}
+
+type settlement struct {
+	lease   inbox.Lease
+	outcome inbox.Outcome
+}
+
+// The states as they are stored.
+const (
+	pending = iota
+	done
+	dead
+	purged
+)
+
+var states = [...]inbox.State{pending: inbox.Pending, done: inbox.Done, dead: inbox.Dead}
+
+// errMissed fails a group in which a row was not found. Each step is then done
+// alone, and the one whose row it is learns that its lease is stale.
+var errMissed = errors.New("a row of the group is gone")
+
+// commit does a group in one transaction. When a step fails nobody else's work is
+// lost for it: each is done again in a transaction of its own.
+func (s *Store) commit(steps []*step, errs []error) {
+	if err := s.try(steps); err != nil {
+		if len(steps) > 1 && !machine(err) {
+			for i := range steps {
+				s.commit(steps[i:i+1], errs[i:i+1])
+			}
+			return
+		}
+		for i := range errs {
+			errs[i] = err
+		}
+	}
+	if s.commits++; s.commits == checkpointEvery {
+		s.commits = 0
+		select {
+		case s.checkpoint <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// machine reports whether an error is about the disk or the lock, and not about
+// one step. It goes by SQLite's result codes.
+func machine(err error) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return true
+	}
+	return false
+}
+
+func conflict(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+}
+
+// try does steps once. On an error nothing is changed.
+func (s *Store) try(steps []*step) (err error) {
+	if _, err := s.change("BEGIN IMMEDIATE"); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_, _ = s.change("ROLLBACK") // SQLite rolls back by itself after some failures.
+		}
+	}()
+	if err := s.accept(steps); err != nil {
+		return err
+	}
+	if err := s.settle(steps); err != nil {
+		return err
+	}
+	for _, x := range steps {
+		if x.do != nil {
+			if err := x.do(s); err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := s.change("COMMIT"); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,336 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"ringback.dev/inbox"
+)
+
+// Accept implements inbox.Store.
+func (s *Store) Accept(ctx context.Context, e *inbox.Entry) (bool, error) {
+	x := &step{accept: e}
+	if err := s.writer.Do(ctx, x); err != nil {
+		return false, fmt.Errorf("accept %s: %w", e.ID, err)
+	}
+	return x.first, nil
+}
+
+// Settle implements inbox.Store.
+func (s *Store) Settle(ctx context.Context, l inbox.Lease, o inbox.Outcome) error {
+	if err := s.writer.Do(ctx, &step{settle: &settlement{l, o}}); err != nil {
+		return fmt.Errorf("settle %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// statement is one for many rows: what comes before, for, and after them.
+type statement struct{ head, row, tail string }
+
+// chunks are the numbers of rows for which a statement is kept.
+var chunks = [...]int{64, 16, 4, 1}
+
+const insertHead = `INSERT INTO inbox_entries
+	(source, id, type, scheme, sent, received, body, state, attempts, lost, held, token, due) VALUES `
+
+var (
+	insert = statement{head: insertHead, row: "(?, ?, ?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?)"}
+	// For one row, of which there may be a double.
+	insertNew = statement{head: insertHead, row: insert.row, tail: " ON CONFLICT DO NOTHING"}
+	// A row: source, id, token, state, attempts more, due, ended, error.
+	update = statement{
+		head: `UPDATE inbox_entries SET state = v.column4, attempts = attempts + v.column5, due = v.column6, ended = v.column7,
+			error = coalesce(v.column8, error), held = 0 FROM (VALUES `,
+		row:  "(?, ?, ?, ?, ?, ?, ?, ?)",
+		tail: `) AS v WHERE source = v.column1 AND id = v.column2 AND token = v.column3 AND held = 1 AND due IS NOT NULL`,
+	}
+)
+
+// text is the statement for a number of rows.
+func (s *Store) text(of statement, rows int) string {
+	key := chunk{of, rows}
+	text := s.texts[key]
+	if text == "" {
+		text = of.head + strings.Repeat(of.row+", ", rows-1) + of.row + of.tail
+		s.texts[key] = text
+	}
+	return text
+}
+
+type chunk struct {
+	of   statement
+	rows int
+}
+
+func row(e *inbox.Entry) []any {
+	return []any{e.Source, e.ID, e.Type, e.Scheme, e.Sent.UnixMicro(), e.Received.UnixMicro(), e.Body, e.Working, e.Token, e.Due.UnixMicro()}
+}
+
+// accept adds the entries of all steps, many at a time as long as all of them are
+// new, and else one by one.
+func (s *Store) accept(steps []*step) error {
+	var all []*step
+	for _, x := range steps {
+		if x.accept != nil {
+			all = append(all, x)
+		}
+	}
+	var args []any
+	for _, n := range chunks {
+		for len(all) >= n {
+			some := all[:n]
+			all = all[n:]
+			if n > 1 {
+				args = args[:0]
+				for _, x := range some {
+					args = append(args, row(x.accept)...)
+				}
+				_, err := s.change(s.text(insert, n), args...)
+				if err == nil {
+					for _, x := range some {
+						x.first = true
+					}
+					continue
+				}
+				if !conflict(err) {
+					return err
+				}
+			}
+			for _, x := range some {
+				changed, err := s.change(s.text(insertNew, 1), row(x.accept)...)
+				if err != nil {
+					return err
+				}
+				x.first = changed == 1
+			}
+		}
+	}
+	return nil
+}
+
+// settle stores the outcomes of all steps.
+func (s *Store) settle(steps []*step) error {
+	var all []*settlement
+	for _, x := range steps {
+		if x.settle != nil {
+			all = append(all, x.settle)
+		}
+	}
+	alone := len(steps) == 1
+	var args []any
+	for _, n := range chunks {
+		for len(all) >= n {
+			args = args[:0]
+			for _, x := range all[:n] {
+				if err := s.failure(x); err != nil {
+					return err
+				}
+				l, o := x.lease, x.outcome
+				var due, ended, text any
+				state, counted := pending, !o.Released
+				switch o.State {
+				case inbox.Pending:
+					due = o.Due.UnixMicro()
+				case inbox.Done:
+					state, ended = done, o.At.UnixMicro()
+				case inbox.Dead:
+					state, ended = dead, o.At.UnixMicro()
+				default:
+					return fmt.Errorf("the outcome's state is %q; it must be pending, done or dead", o.State)
+				}
+				if o.Error != "" {
+					text = o.Error
+				}
+				args = append(args, l.Source, l.ID, l.Token, state, counted, due, ended, text)
+			}
+			all = all[n:]
+			changed, err := s.change(s.text(update, n), args...)
+			switch {
+			case err != nil:
+				return err
+			case changed < int64(n) && alone:
+				return inbox.ErrStale
+			case changed < int64(n):
+				return errMissed
+			}
+		}
+	}
+	return nil
+}
+
+// failure keeps a failed attempt.
+func (s *Store) failure(x *settlement) error {
+	if x.outcome.Error == "" || x.outcome.Released {
+		return nil
+	}
+	_, err := s.change(`INSERT INTO inbox_failures (entry, token, number, started, took, error)
+		SELECT seq, token, attempts + 1, ?, ?, ? FROM inbox_entries WHERE source = ? AND id = ? AND token = ? AND held = 1 AND due IS NOT NULL`,
+		x.outcome.Started.UnixMicro(), x.outcome.At.Sub(x.outcome.Started).Microseconds(), x.outcome.Error, x.lease.Source, x.lease.ID, x.lease.Token)
+	return err
+}
+
+// Claim implements inbox.Store.
+func (s *Store) Claim(ctx context.Context, source string, now, until time.Time, max int) ([]inbox.Entry, error) {
+	// Most often there is nothing, and the writer need not be troubled.
+	var any bool
+	err := s.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM inbox_entries WHERE source = ? AND due <= ?)`, source, now.UnixMicro()).Scan(&any)
+	if err != nil {
+		return nil, fmt.Errorf("claim: %w", err)
+	}
+	if !any || max <= 0 {
+		return nil, nil
+	}
+	var claimed []inbox.Entry
+	err = s.writer.Do(ctx, &step{do: func(s *Store) error {
+		claimed = nil
+		rows, err := s.conn.QueryContext(context.Background(), `UPDATE inbox_entries SET lost = lost + held, held = 1, token = token + 1, due = ?
+			WHERE seq IN (SELECT seq FROM inbox_entries WHERE source = ? AND due <= ? ORDER BY due LIMIT ?) RETURNING `+columns+`, body`,
+			until.UnixMicro(), source, now.UnixMicro(), max)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			e, _, err := scan(rows, true)
+			if err != nil {
+				return err
+			}
+			claimed = append(claimed, e)
+		}
+		return rows.Err()
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("claim: %w", err)
+	}
+	return claimed, nil
+}
+
+// Extend implements inbox.Store.
+func (s *Store) Extend(ctx context.Context, leases []inbox.Lease, until time.Time) error {
+	err := s.writer.Do(ctx, &step{do: func(s *Store) error {
+		for _, l := range leases {
+			if _, err := s.change(`UPDATE inbox_entries SET due = ? WHERE source = ? AND id = ? AND token = ? AND held = 1 AND due IS NOT NULL`,
+				until.UnixMicro(), l.Source, l.ID, l.Token); err != nil {
+				return err
+			}
+		}
+		return nil
+	}})
+	if err != nil {
+		return fmt.Errorf("extend leases: %w", err)
+	}
+	return nil
+}
+
+// batch is how many rows are changed by one step of a sweep or a purge.
+const batch = 500
+
+// inSteps runs a change until it changes nothing more.
+func (s *Store) inSteps(ctx context.Context, change func(*Store) (int64, error)) (total int64, err error) {
+	for {
+		var n int64
+		if err := s.writer.Do(ctx, &step{do: func(s *Store) (err error) {
+			n, err = change(s)
+			return err
+		}}); err != nil {
+			return total, err
+		}
+		if n == 0 {
+			return total, nil
+		}
+		total += n
+	}
+}
+
+// emptied begins the statement after which only the id of an entry is remembered.
+const emptied = `UPDATE inbox_entries SET state = 3, held = 0, body = NULL, error = NULL, due = NULL`
+
+// Sweep implements inbox.Store.
+func (s *Store) Sweep(ctx context.Context, source string, done, ids time.Time) error {
+	_, err := s.inSteps(ctx, func(s *Store) (int64, error) {
+		const chosen = `SELECT seq FROM inbox_entries WHERE source = ? AND state = 1 AND ended < ? ORDER BY ended LIMIT ?`
+		args := []any{source, done.UnixMicro(), batch}
+		if _, err := s.change(`DELETE FROM inbox_failures WHERE entry IN (`+chosen+`)`, args...); err != nil {
+			return 0, err
+		}
+		return s.change(emptied+` WHERE seq IN (`+chosen+`)`, args...)
+	})
+	if err == nil {
+		_, err = s.inSteps(ctx, func(s *Store) (int64, error) {
+			return s.change(`DELETE FROM inbox_entries WHERE seq IN
+				(SELECT seq FROM inbox_entries WHERE source = ? AND state = 3 AND ended < ? ORDER BY ended LIMIT ?)`, source, ids.UnixMicro(), batch)
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	return nil
+}
+
+// once is change for a statement that is not kept, since its text varies.
+func (s *Store) once(query string, args ...any) (int64, error) {
+	r, err := s.conn.ExecContext(context.Background(), query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
+}
+
+// change runs a statement in the writer's transaction and tells how many rows it
+// changed. It speaks to the driver without database/sql in between, which would
+// copy the hundreds of arguments of a statement for many rows.
+func (s *Store) change(query string, args ...any) (n int64, err error) {
+	err = s.conn.Raw(func(connection any) error {
+		prepared, err := s.prepare(connection, query)
+		if err != nil {
+			return err
+		}
+		named := s.args[:0]
+		for i, a := range args {
+			switch v := a.(type) {
+			case int:
+				a = int64(v)
+			case []byte:
+				if v == nil {
+					a = []byte{} // nil would be stored as NULL.
+				}
+			}
+			named = append(named, driver.NamedValue{Ordinal: i + 1, Value: a})
+		}
+		s.args = named
+		r, err := prepared.ExecContext(context.Background(), named)
+		clear(named)
+		if err != nil {
+			return err
+		}
+		n, err = r.RowsAffected()
+		return err
+	})
+	return n, err
+}
+
+// prepare prepares a statement once. The texts are constants of this package,
+// so their number is bounded.
+func (s *Store) prepare(connection any, query string) (driver.StmtExecContext, error) {
+	prepared := s.changes[query]
+	if prepared == nil {
+		c, ok := connection.(driver.ConnPrepareContext)
+		if !ok {
+			return nil, fmt.Errorf("the driver's %T can't prepare", connection)
+		}
+		var err error
+		if prepared, err = c.PrepareContext(context.Background(), query); err != nil {
+			return nil, fmt.Errorf("prepare: %w", err)
+		}
+		s.changes[query] = prepared
+	}
+	e, ok := prepared.(driver.StmtExecContext)
+	if !ok {
+		return nil, errors.New("the driver's statements can't run")
+	}
+	return e, nil
+}
