@@ -18,7 +18,7 @@ const Remember = (7 + 30 + 1) * 24 * time.Hour
 // are never called here. They are asked for because what has them is a
 // transaction: an *sql.DB, with which claim and effect could part, does not fit.
 type Tx interface {
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	Execer
 	Commit() error
 	Rollback() error
 }
@@ -159,11 +159,16 @@ func Create(ctx context.Context, db *sql.DB, d Dialect) error {
 	return nil
 }
 
+// Execer runs a statement, as an *sql.DB does.
+type Execer interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
 // Sweep forgets the ids that were claimed before a time, which should be
 // time.Now().Add(-inbox.Remember) or earlier, and returns how many. It deletes
 // some at a time, so that claims don't wait long. Call it now and then, such as
 // once an hour.
-func Sweep(ctx context.Context, db *sql.DB, before time.Time) (removed int64, err error) {
+func Sweep(ctx context.Context, db Execer, before time.Time) (removed int64, err error) {
 	for {
 		result, err := db.ExecContext(ctx, sweepSQL, before.UnixMicro())
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"ringback.dev/webhook"
@@ -251,15 +252,31 @@ func (r *Receiver) Accept(ctx context.Context, m webhook.Message) (first bool, e
 	return first, err
 }
 
-// eventType reads the event's type; anything that it can't read has none.
+// eventType reads the event's type; what is not one that a database stores as it
+// is has none.
 func eventType(body []byte) string {
 	var e struct {
 		Type string `json:"type"`
 	}
-	if json.Unmarshal(body, &e) != nil {
+	if json.Unmarshal(body, &e) != nil || CheckID(e.Type) != nil {
 		return ""
 	}
 	return e.Type
+}
+
+// maxError bounds the text of an error that is kept.
+const maxError = 4 << 10
+
+// errorText is the text of an error as every database stores it.
+func errorText(err error) string {
+	text := strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\x00", ""), "?")
+	if len(text) > maxError {
+		text = strings.ToValidUTF8(text[:maxError], "") + "…"
+	}
+	if text == "" {
+		return "an error without text"
+	}
+	return text
 }
 
 func (r *Receiver) lease() time.Duration { return orDefault(r.Lease, 30*time.Second) }
@@ -311,10 +328,7 @@ func (r *Receiver) judge(e *Entry, started, now time.Time, err error) Outcome {
 	if err == nil {
 		return o
 	}
-	o.Error = err.Error()
-	if o.Error == "" {
-		o.Error = "an error without text"
-	}
+	o.Error = errorText(err)
 	delays := r.Delays
 	if delays == nil {
 		delays = DefaultDelays()
