@@ -25,6 +25,7 @@ type commands struct {
 	Verify   verifyCommand   `cmd:"" help:"Check the signature of a callback that you saved, and say why it fails."`
 	Webhooks webhooksCommand `cmd:"" help:"Manage the webhooks of a server."`
 
+	Edge    edgeCommand    `cmd:"" help:"Receive webhooks: verify, store, answer, act."`
 	Listen  listenCommand  `cmd:"" help:"Forward a server's events to your receiver on this machine, as they happen."`
 	Trigger triggerCommand `cmd:"" help:"Make an event of any type happen now, to try receivers."`
 	Examine examineCommand `cmd:"" help:"Grade a receiver: what does it make of forged, old, doubled and broken messages?"`

@@ -42,6 +42,24 @@ const (
 // VideoSteps lists the steps of a video job.
 func VideoSteps() []Step { return []Step{VideoNoted, VideoWritten, VideosMade} }
 
+// The steps of an event at the edge, in their order.
+const (
+	EdgeAccepted Step = "edge-1-accepted"       // Stored, the sender not yet answered.
+	EdgePlanned  Step = "edge-2-planned"        // Its actions are known, none is stored.
+	EdgeSpread   Step = "edge-3-actions-stored" // All are stored, the event is not settled.
+	EdgeBegun    Step = "edge-4-action-begun"
+	EdgeActed    Step = "edge-5-action-done" // And not recorded.
+	EdgeRecorded Step = "edge-6-recorded"
+)
+
+// EdgeRenamed is reached when a download has its name and its folder is not synced.
+const EdgeRenamed Step = "edge-fetch-renamed"
+
+// EdgeSteps lists the steps of an event at the edge.
+func EdgeSteps() []Step {
+	return []Step{EdgeAccepted, EdgePlanned, EdgeSpread, EdgeBegun, EdgeActed, EdgeRecorded}
+}
+
 // BatchSteps lists the steps of a batch.
 func BatchSteps() []Step { return []Step{BatchPlanned, RowsAnswered, RowsRecorded, OutputWritten} }
 

@@ -1,0 +1,8 @@
+//go:build unix && !linux
+
+package edge
+
+import "syscall"
+
+// dieWithParent does nothing: the system has no such signal.
+func dieWithParent(*syscall.SysProcAttr) {}

@@ -1,0 +1,521 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"ringback.dev/inbox"
+	"ringback.dev/internal/crash"
+)
+
+// runner does actions. Each action of an event is an entry of its own in the
+// inbox, whose source is the action's name (ROUTE/ACTION) and whose id is that of
+// the event (SOURCE/WEBHOOK-ID), so that actions are tried again, given up and
+// looked at apart from each other.
+//
+// Each action has a lane with a bounded number of attempts under way, so that one
+// that hangs or fails costs the others nothing but places among all. Entries come
+// into a lane in memory, right after the commit that made them, or are claimed:
+// upon a hint, when one is due, or by the poll beneath both.
+type runner struct {
+	store   inbox.Store
+	log     *slog.Logger
+	metrics *metrics
+
+	wake  chan struct{} // Holds one element.
+	tasks sync.WaitGroup
+	// calls is the context of all attempts; it ends when there was time enough for
+	// them to finish.
+	calls context.Context
+	cut   context.CancelCauseFunc
+
+	mu      sync.Mutex
+	open    bool // Run is claiming.
+	setup   *setup
+	lanes   map[string]*lane
+	waiting []*lane // Those whose turn it is when a place among all is free, in turn.
+	running int     // Attempts under way, in all.
+	max     int
+	held    map[inbox.Lease]bool // Leases to extend.
+}
+
+// lane is what the runner knows of an action.
+type lane struct {
+	*action
+	taken   int            // Places that are reserved, or have an entry that is not settled.
+	running int            // Attempts under way.
+	queue   []*inbox.Entry // Claimed, and not begun.
+	queued  bool           // It is among the waiting.
+	more    bool           // There may be something to claim.
+	due     time.Time      // When there will be, the zero time if that is not known.
+}
+
+// capacity is how many entries a lane holds: more than run at once, so that there is
+// always a next one.
+func (l *lane) capacity() int { return 2 * l.limit }
+
+const (
+	leaseTime = time.Minute
+	pollTime  = time.Second
+	// storeTimeout bounds a call of the store.
+	storeTimeout = 10 * time.Second
+	// An outcome is offered to the store several times: what was done would be done
+	// again for nothing.
+	settleTries = 5
+	settleWait  = time.Second
+	// maxLost is how often the process may die during an action before that is given
+	// up: it may be what kills it.
+	maxLost = 10
+)
+
+// errStopping is why attempts are cut off at the end.
+var errStopping = errors.New("the edge is stopping")
+
+func newRunner(store inbox.Store, log *slog.Logger, m *metrics) *runner {
+	r := &runner{store: store, log: log, metrics: m, wake: make(chan struct{}, 1), lanes: make(map[string]*lane), held: make(map[inbox.Lease]bool)}
+	r.calls, r.cut = context.WithCancelCause(context.Background())
+	return r
+}
+
+// use has the runner go on with another setup, and closes the one before once
+// nothing runs by it.
+func (r *runner) use(s *setup) {
+	r.mu.Lock()
+	old := r.setup
+	r.setup, r.max = s, s.config.MaxRunning
+	var back []*inbox.Entry
+	for name, l := range r.lanes {
+		if s.actions[name] == nil {
+			// Its entries wait until the configuration has the action again.
+			back = append(back, l.queue...)
+			l.queue, l.more, l.due = nil, false, time.Time{}
+			delete(r.lanes, name)
+		}
+	}
+	for name, a := range s.actions {
+		if l := r.lanes[name]; l != nil {
+			l.action = a
+		} else {
+			r.lanes[name] = &lane{action: a, more: true}
+		}
+	}
+	for _, e := range back {
+		delete(r.held, e.Lease())
+	}
+	if old != nil {
+		old.retire()
+	}
+	r.mu.Unlock()
+	r.release(back)
+	r.hint()
+}
+
+func (r *runner) hint() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run claims and does actions until ctx ends. Then it claims no more; what is
+// under way goes on until Stop.
+func (r *runner) Run(ctx context.Context) error {
+	r.mu.Lock()
+	r.open = true
+	r.mu.Unlock()
+	poll := time.NewTicker(pollTime)
+	defer poll.Stop()
+	extend := time.NewTicker(leaseTime / 3)
+	defer extend.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-extend.C:
+			r.extend()
+			continue
+		case <-poll.C:
+			r.look()
+			continue
+		case <-timer.C:
+		case <-r.wake:
+		}
+		r.claim(ctx)
+		timer.Reset(r.sleep())
+	}
+}
+
+// look says that there may be something to claim: others may have put it there.
+func (r *runner) look() {
+	r.mu.Lock()
+	for _, l := range r.lanes {
+		l.more = true
+	}
+	r.mu.Unlock()
+	r.hint()
+}
+
+// sleep is how long there is nothing to claim, as far as is known here.
+func (r *runner) sleep() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	wait := pollTime
+	for _, l := range r.lanes {
+		if !l.due.IsZero() && l.room() > 0 {
+			wait = min(wait, time.Until(l.due))
+		}
+	}
+	return max(wait, time.Millisecond)
+}
+
+// room is how many entries a lane can claim. A few at a time, not one by one.
+func (l *lane) room() int {
+	if free := l.capacity() - l.taken; free >= (l.capacity()+1)/2 {
+		return free
+	}
+	return 0
+}
+
+// claim takes what is due.
+func (r *runner) claim(ctx context.Context) {
+	type want struct {
+		*lane
+		name string
+		n    int
+	}
+	now := time.Now()
+	var wants []want
+	r.mu.Lock()
+	for name, l := range r.lanes {
+		if n := l.room(); n > 0 && (l.more || !l.due.IsZero() && !l.due.After(now)) {
+			l.more, l.due = false, time.Time{}
+			l.taken += n
+			wants = append(wants, want{l, name, n})
+		}
+	}
+	r.mu.Unlock()
+	for _, w := range wants {
+		// Not cut short by ctx: then nobody would know what was claimed.
+		claiming, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+		entries, err := r.store.Claim(claiming, w.name, now, now.Add(leaseTime), w.n)
+		cancel()
+		if err != nil {
+			r.log.Error("claim actions; trying again", "action", w.name, "error", err)
+		}
+		r.mu.Lock()
+		w.taken -= w.n - len(entries)
+		w.more = w.more || len(entries) == w.n
+		var back []*inbox.Entry
+		if r.lanes[w.name] != w.lane { // The configuration has lost it meanwhile.
+			w.taken -= len(entries)
+			for i := range entries {
+				back = append(back, &entries[i])
+			}
+			entries = nil
+		}
+		for i := range entries {
+			r.take(w.lane, &entries[i])
+		}
+		r.mu.Unlock()
+		r.release(back)
+	}
+}
+
+// take puts an entry, for which there is a place, into its lane. Called with mu
+// held.
+func (r *runner) take(l *lane, e *inbox.Entry) {
+	r.held[e.Lease()] = true
+	l.queue = append(l.queue, e)
+	r.begin(l)
+}
+
+// begin begins what may be begun of a lane. Called with mu held.
+func (r *runner) begin(l *lane) {
+	for len(l.queue) > 0 && l.running < l.limit && r.open {
+		if r.running >= r.max {
+			if !l.queued {
+				l.queued = true
+				r.waiting = append(r.waiting, l)
+			}
+			return
+		}
+		e := l.queue[0]
+		l.queue[0] = nil
+		l.queue = l.queue[1:]
+		l.running++
+		r.running++
+		s, a := r.setup, l.action
+		s.users++
+		r.tasks.Go(func() { r.run(s, l, a, e) })
+	}
+}
+
+// add stores an action of an event, to be done. It is durable when add returns;
+// one that is there already is left as it is.
+func (r *runner) add(ctx context.Context, name string, e *inbox.Entry) error {
+	r.mu.Lock()
+	l := r.lanes[name]
+	born := l != nil && r.open && l.taken < l.capacity()
+	if born {
+		// Born claimed: no query stands between the commit and the action.
+		l.taken++
+		e.Token, e.Working, e.Due = 1, true, time.Now().Add(leaseTime)
+	}
+	r.mu.Unlock()
+	first, err := r.store.Accept(ctx, e)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case born && first && err == nil && r.open && r.lanes[name] == l:
+		r.take(l, e)
+	case born && first && err == nil:
+		l.taken--
+		r.tasks.Go(func() { r.release([]*inbox.Entry{e}) })
+	case born:
+		l.taken--
+	case first && l != nil:
+		l.more = true
+		r.hint()
+	}
+	return err
+}
+
+// run makes an attempt and records it.
+func (r *runner) run(s *setup, l *lane, a *action, e *inbox.Entry) {
+	crash.At(crash.EdgeBegun)
+	started := time.Now()
+	res := r.attempt(a, e)
+	ended := time.Now()
+	crash.At(crash.EdgeActed)
+	o := r.outcome(a, e, &res, started, ended)
+	if !res.reason.good() && errors.Is(context.Cause(r.calls), errStopping) {
+		// Our own stop cut it off, which says nothing about the action.
+		o = inbox.Outcome{State: inbox.Pending, Due: ended, Started: started, At: ended, Released: true}
+	}
+	r.mu.Lock()
+	l.running--
+	r.running--
+	if s.users--; s.users == 0 && s.retired {
+		r.tasks.Go(s.close)
+	}
+	r.begin(l)
+	for range len(r.waiting) {
+		if r.running >= r.max {
+			break
+		}
+		next := r.waiting[0]
+		r.waiting, next.queued = r.waiting[1:], false
+		r.begin(next)
+	}
+	r.mu.Unlock()
+	err := r.settle(e, o)
+	crash.At(crash.EdgeRecorded)
+	r.mu.Lock()
+	delete(r.held, e.Lease())
+	l.taken--
+	if o.State == inbox.Pending && err == nil && (l.due.IsZero() || o.Due.Before(l.due)) {
+		l.due = o.Due
+	}
+	wake := l.room() > 0 && (l.more || !l.due.IsZero())
+	r.mu.Unlock()
+	if wake {
+		r.hint()
+	}
+	r.note(a, e, &res, o, err)
+}
+
+// attempt does an action once.
+func (r *runner) attempt(a *action, e *inbox.Entry) (res result) {
+	if e.Lost >= maxLost {
+		return failure(refused, "the process died %d times while this was done; retry it if it was not the cause", e.Lost)
+	}
+	source, id, ok := strings.Cut(e.ID, "/")
+	if !ok {
+		return failure(refused, "the id has no source")
+	}
+	ctx, cancel := context.WithTimeout(r.calls, a.timeout)
+	defer cancel()
+	defer func() {
+		if v := recover(); v != nil {
+			r.log.Error("an action panicked", "action", a.name, "event", e.ID, "panic", v, "stack", string(debug.Stack()))
+			res = failure(panicked, "panic: %v", v)
+		}
+	}()
+	return a.do(ctx, &task{Event: newEvent(source, id, e.Body, e.Received), action: a.name, number: e.Attempts + 1})
+}
+
+// outcome decides what comes of an attempt.
+func (r *runner) outcome(a *action, e *inbox.Entry, res *result, started, now time.Time) inbox.Outcome {
+	o := inbox.Outcome{State: inbox.Done, Started: started, At: now}
+	if res.reason.good() {
+		return o
+	}
+	o.Error = string(res.reason) + ": " + res.err
+	if res.reason.final() || e.Attempts >= len(a.delays) {
+		o.State = inbox.Dead
+		return o
+	}
+	wait := a.delays[e.Attempts]
+	wait += time.Duration(float64(wait) * jitter * (2*rand.Float64() - 1))
+	o.State, o.Due = inbox.Pending, now.Add(max(wait, res.wait))
+	return o
+}
+
+// jitter spreads waits by ± this share.
+const jitter = 0.2
+
+// settle has an outcome stored.
+func (r *runner) settle(e *inbox.Entry, o inbox.Outcome) (err error) {
+	for try := range settleTries {
+		if try > 0 {
+			select {
+			case <-time.After(settleWait):
+			case <-r.calls.Done(): // The last try.
+			}
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+		err = r.store.Settle(ctx, e.Lease(), o)
+		cancel()
+		if err == nil || errors.Is(err, inbox.ErrStale) || try > 0 && r.calls.Err() != nil {
+			break
+		}
+	}
+	return err
+}
+
+// note writes the line of an attempt, and counts it.
+func (r *runner) note(a *action, e *inbox.Entry, res *result, o inbox.Outcome, err error) {
+	if o.Released {
+		r.log.Info("action interrupted", "event", e.ID, "action", a.name)
+		return
+	}
+	r.metrics.attempt(a, res.reason, o)
+	level := slog.LevelInfo
+	switch {
+	case err != nil && !errors.Is(err, inbox.ErrStale), o.State == inbox.Dead:
+		level = slog.LevelError
+	case !res.reason.good(), err != nil:
+		level = slog.LevelWarn
+	}
+	attrs := []slog.Attr{slog.String("event", e.ID), slog.String("type", e.Type), slog.String("action", a.name), slog.String("kind", a.kind),
+		slog.Int("attempt", e.Attempts+1), slog.String("reason", string(res.reason)), slog.Duration("took", o.At.Sub(o.Started)), slog.String("state", string(o.State))}
+	if o.State == inbox.Pending {
+		attrs = append(attrs, slog.Time("next", o.Due))
+	}
+	if res.note != "" {
+		attrs = append(attrs, slog.String("result", res.note))
+	}
+	if res.err != "" {
+		attrs = append(attrs, slog.String("error", res.err))
+	}
+	if err != nil {
+		attrs = append(attrs, slog.Any("not_recorded", err))
+	}
+	r.log.LogAttrs(context.Background(), level, "action", attrs...)
+}
+
+// release gives entries back that were not begun.
+func (r *runner) release(all []*inbox.Entry) {
+	now := time.Now()
+	for _, e := range all {
+		err := r.settle(e, inbox.Outcome{State: inbox.Pending, Due: now, Started: now, At: now, Released: true})
+		if err != nil && !errors.Is(err, inbox.ErrStale) {
+			r.log.Warn("give back an action; its lease runs out", "event", e.ID, "action", e.Source, "error", err)
+		}
+	}
+}
+
+// extend keeps the leases of what is in hand.
+func (r *runner) extend() {
+	r.mu.Lock()
+	leases := make([]inbox.Lease, 0, len(r.held))
+	for l := range r.held {
+		leases = append(leases, l)
+	}
+	r.mu.Unlock()
+	if len(leases) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	if err := r.store.Extend(ctx, leases, time.Now().Add(leaseTime)); err != nil {
+		r.log.Error("extend leases; actions may be done twice at once", "error", err)
+	}
+}
+
+// Stop ends the runner after Run has returned: what waits is given back, what is
+// under way goes on until ctx ends and is then cut off.
+func (r *runner) Stop(ctx context.Context) {
+	r.mu.Lock()
+	r.open = false
+	var back []*inbox.Entry
+	for _, l := range r.lanes {
+		back = append(back, l.queue...)
+		l.queue = nil
+	}
+	r.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { r.cut(errStopping) })
+	defer stop()
+	ticks := make(chan struct{})
+	var beat sync.WaitGroup
+	beat.Go(func() { // Grace may be longer than a lease.
+		tick := time.NewTicker(leaseTime / 3)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ticks:
+				return
+			case <-tick.C:
+				r.extend()
+			}
+		}
+	})
+	r.release(back)
+	r.tasks.Wait()
+	close(ticks)
+	beat.Wait()
+}
+
+// plan stores the actions of an event, and is what the inbox calls for each. An
+// event that is planned again, since the process died, gets the same: what is there
+// already stays as it is.
+func (r *runner) plan(ctx context.Context, e *inbox.Entry) error {
+	r.mu.Lock()
+	s := r.setup
+	r.mu.Unlock()
+	event := newEvent(e.Source, e.ID, e.Body, e.Received)
+	actions, errs := s.plan(event)
+	crash.At(crash.EdgePlanned)
+	stored := make([]error, len(actions))
+	var all sync.WaitGroup
+	for i, a := range actions {
+		all.Go(func() { // Together, so that they are one commit.
+			stored[i] = r.add(ctx, a.name, &inbox.Entry{Source: a.name, ID: e.Source + "/" + e.ID, Type: e.Type, Scheme: e.Scheme,
+				Sent: e.Sent, Received: e.Received, Body: e.Body, State: inbox.Pending, Due: time.Now()})
+		})
+	}
+	all.Wait()
+	crash.At(crash.EdgeSpread)
+	if err := errors.Join(stored...); err != nil {
+		return fmt.Errorf("store the actions: %w", err)
+	}
+	r.metrics.planned(e.Source, len(actions))
+	names := make([]string, len(actions))
+	for i, a := range actions {
+		names[i] = a.name
+	}
+	r.log.LogAttrs(ctx, slog.LevelInfo, "event", slog.String("event", e.Source+"/"+e.ID), slog.String("type", e.Type), slog.Int("bytes", len(e.Body)),
+		slog.Duration("age", time.Since(e.Received)), slog.String("actions", strings.Join(names, " ")))
+	// A condition that can't be worked out is a fault in the file. The event is a dead
+	// letter until somebody has mended it and tries again.
+	return inbox.Permanent(errors.Join(errs...))
+}
