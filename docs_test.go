@@ -166,7 +166,7 @@ func buildProgram(t *testing.T) *program {
 	if !found {
 		t.Fatalf("the help lists no commands:\n%s", top)
 	}
-	for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z-]+)?)  +\S`).FindAllStringSubmatch(list, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z-]+){0,2})  +\S`).FindAllStringSubmatch(list, -1) {
 		p.help[m[1]] = p.run(t, append(strings.Fields(m[1]), "--help")...)
 		for _, f := range flagPattern.FindAllString(p.help[m[1]], -1) {
 			p.flags[f] = true
@@ -201,25 +201,31 @@ func (p *program) wrong(args []string) error {
 	if strings.HasPrefix(args[0], "-") {
 		return nil // Flags of the program as a whole.
 	}
-	group := false
-	for name := range p.help {
-		group = group || strings.HasPrefix(name, args[0]+" ")
+	// The words of a command, as many as there are below a group.
+	name, words := args[0], 1
+	isGroup := func() bool {
+		for known := range p.help {
+			if strings.HasPrefix(known, name+" ") {
+				return true
+			}
+		}
+		return false
 	}
-	name := args[0]
-	if group && len(args) > 1 {
-		name += " " + args[1]
+	for isGroup() && words < len(args) && !strings.HasPrefix(args[words], "-") {
+		name += " " + args[words]
+		words++
 	}
 	help, ok := p.help[name]
-	if !ok && group && p.help[args[0]+" run"] != "" {
-		help, ok = p.help[args[0]+" run"], true // The word run may be left out.
+	if !ok && p.help[name+" run"] != "" {
+		help, ok = p.help[name+" run"], true // The word run may be left out.
 	}
 	switch {
-	case !ok && group && len(args) == 1:
+	case !ok && isGroup() && words == len(args):
 		return nil // The group as a whole, in prose.
 	case !ok:
 		return fmt.Errorf("there is no command %q", name)
 	}
-	for _, a := range args[1:] {
+	for _, a := range args[words:] {
 		flag, _, _ := strings.Cut(a, "=")
 		long, short := strings.HasPrefix(flag, "--"), len(flag) == 2 && flag[0] == '-' && flag != "--"
 		if long && !slices.Contains(flagPattern.FindAllString(help, -1), flag) || short && !strings.Contains(help, " "+flag+", ") {
@@ -275,6 +281,7 @@ func TestCommandsInDocumentsExist(t *testing.T) {
 	}
 	for text, good := range map[string]bool{
 		"ringback serve --openai-url http://x": true, "bin/ringback webhooks create http://x -e ping --json": true, "ringback webhooks": true,
+		"ringback edge --config x": true, "ringback edge inbox list --state dead": true, "ringback edge inbox": true, "ringback edge --no-such-flag": false, "ringback edge inbox look": false,
 		"ringback serves": false, "ringback serve --no-such-flag": false, "ringback webhooks make": false, "a && ringback dev -x": false, "ringback dev --name=x": false,
 	} {
 		m := commandLine.FindStringSubmatch(text)
@@ -288,7 +295,7 @@ func TestCommandsInDocumentsExist(t *testing.T) {
 }
 
 // TestYAMLInDocumentsLoads gives each block to the program: one that has rules
-// is a scenario, any other a configuration.
+// is a scenario, one that has sources the file of an edge, any other a configuration.
 func TestYAMLInDocumentsLoads(t *testing.T) {
 	p := buildProgram(t)
 	load := func(text string) error {
@@ -296,13 +303,17 @@ func TestYAMLInDocumentsLoads(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		flag := "--config"
-		if regexp.MustCompile(`(?m)^rules:`).MatchString(text) {
-			flag = "--scenario"
+		args := []string{"config", "check", "--config", file}
+		switch {
+		case regexp.MustCompile(`(?m)^rules:`).MatchString(text):
+			args[2] = "--scenario"
+		case regexp.MustCompile(`(?m)^sources:`).MatchString(text):
+			args = []string{"edge", "check", file}
 		}
-		cmd := exec.Command(p.path, "config", "check", flag, file)
+		cmd := exec.Command(p.path, args...)
+		cmd.Env = append(cmd.Environ(), edgeVariables(text)...)
 		for _, m := range regexp.MustCompile(`api_key_env: *(\w+)`).FindAllStringSubmatch(text, -1) {
-			cmd.Env = append(cmd.Environ(), m[1]+"=x")
+			cmd.Env = append(cmd.Env, m[1]+"=x")
 		}
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return errors.New(string(bytes.TrimSpace(out)))
@@ -317,6 +328,55 @@ func TestYAMLInDocumentsLoads(t *testing.T) {
 	for _, bad := range []string{"no_such_setting: 1\n", "rules:\n  - {texts: a}\n"} {
 		if load(bad) == nil {
 			t.Errorf("%q loads", bad)
+		}
+	}
+}
+
+// edgeVariables are those that the file of an edge names, with values that fit.
+func edgeVariables(text string) []string {
+	var env []string
+	for _, m := range regexp.MustCompile(`(?m)^[^#\n]*?\b(\w+)_env: *(\[[^\]]*\]|\{[^}]*\}|\w+)`).FindAllStringSubmatch(text, -1) {
+		value := map[string]string{"secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "slack": "https://hooks.slack.com/services/x", "teams": "https://teams.example/x",
+			"discord": "https://discord.com/api/webhooks/x", "url": "postgres://db.example/x"}[m[1]]
+		if value == "" {
+			value = "x"
+		}
+		for _, name := range regexp.MustCompile(`\b[A-Z][A-Z0-9_]+\b`).FindAllString(m[2], -1) {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
+const edgeFile = "examples/edge/edge.yaml"
+
+// TestEdgeInDocument holds the sample of docs/edge.md to the example, and the example
+// to what its first lines say: it is good, and its event is one of a route's.
+func TestEdgeInDocument(t *testing.T) {
+	file, err := os.ReadFile(edgeFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("docs/edge.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), "```yaml\n"+string(file)+"```\n") {
+		t.Errorf("the sample of docs/edge.md is not %s", edgeFile)
+	}
+	p := buildProgram(t)
+	for _, source := range []string{"ringback", "gemini"} {
+		cmd := exec.Command(p.path, "edge", "check", edgeFile, "--event", "examples/edge/event.json", "--source", source)
+		cmd.Env = append(cmd.Environ(), edgeVariables(string(file))...)
+		out, err := cmd.CombinedOutput()
+		if err != nil || !bytes.Contains(out, []byte("results: matches")) || !bytes.Contains(out, []byte("to /tmp/batches_abc123.jsonl")) {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	kinds := []string{"http:", "exec:", "sql:", "job:", "notify:", "fetch:"}
+	for _, kind := range kinds {
+		if !strings.Contains(string(file), "        "+kind) {
+			t.Errorf("%s shows no action %s", edgeFile, kind)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +22,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	_ "modernc.org/sqlite"
 
 	"ringback.dev/webhook"
 )
@@ -49,6 +52,12 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"ringback": m
 //	               start ringback ARGS and wait for a line of output that holds TEXT.
 //	interrupt NAME what begin has started gets Ctrl-C and must end with exit code 0;
 //	               what it printed is in the file NAME.
+//	post SECRET ID FILE  send a file to $SERVER/s, signed with the secret of the edge's
+//	               script ("s") or with another; standard output is the status.
+//	logged PATTERN wait until the server's log, since the last hangup, matches.
+//	! loggedanything TEXT  the server's log must not have the text.
+//	hangup         send SIGHUP to the server.
+//	sqlite FILE SQL  run a statement and print the first column of its rows.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -63,6 +72,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": startServer, "stop": stopServer, "save": save, "busy": busy, "exit": exitCode, "lines": lines,
 			"receiver": receiver, "examinee": examinee, "begin": begin, "interrupt": interrupt,
+			"post": postSigned, "logged": logged, "loggedanything": loggedAnything, "hangup": hangup, "sqlite": sqliteCommand,
 		},
 	})
 }
@@ -72,7 +82,35 @@ type serverKey struct{}
 // background is the server of a script, one at a time.
 type background struct {
 	cmd *exec.Cmd
-	log bytes.Buffer // Read after cmd has ended.
+	log *scriptLog
+}
+
+// scriptLog is what a server has written to its standard error.
+type scriptLog struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+	read int // How much of it was waited for.
+	news *sync.Cond
+}
+
+func newScriptLog() *scriptLog {
+	l := &scriptLog{}
+	l.news = sync.NewCond(&l.mu)
+	return l
+}
+
+func (l *scriptLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Write(b)
+	l.news.Broadcast()
+	return len(b), nil
+}
+
+func (l *scriptLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func startServer(ts *testscript.TestScript, _ bool, args []string) {
@@ -80,9 +118,9 @@ func startServer(ts *testscript.TestScript, _ bool, args []string) {
 	if b.cmd != nil {
 		ts.Fatalf("a server runs already")
 	}
-	b.log.Reset()
+	b.log = newScriptLog()
 	b.cmd = command(ts, args)
-	b.cmd.Stderr = &b.log
+	b.cmd.Stderr = b.log
 	out, err := b.cmd.StdoutPipe()
 	ts.Check(err)
 	ts.Check(b.cmd.Start())
@@ -100,6 +138,8 @@ func startServer(ts *testscript.TestScript, _ bool, args []string) {
 		if url, ok := strings.CutPrefix(scan.Text(), "listening on "); ok {
 			file := ts.MkAbs("server.out")
 			ts.Check(os.WriteFile(file, []byte(said.String()), 0o600))
+			// What follows, if anything, is nobody's business; the pipe must not fill up.
+			go func() { _, _ = io.Copy(io.Discard, out) }()
 			ts.Setenv("SERVER", url)
 			ts.Setenv("OUT", file)
 			return
@@ -132,7 +172,7 @@ func command(ts *testscript.TestScript, args []string) *exec.Cmd {
 	ts.Check(err)
 	cmd := exec.Command(path, args...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"HOME", "PATH", "TMPDIR", "XDG_CONFIG_HOME", "GEMINI_API_KEY", "RINGBACK_SERVER"} {
+	for _, name := range []string{"HOME", "PATH", "TMPDIR", "XDG_CONFIG_HOME", "GEMINI_API_KEY", "RINGBACK_SERVER", "HOOK_SECRET"} {
 		if v := ts.Getenv(name); v != "" {
 			cmd.Env = append(cmd.Env, name+"="+v)
 		}
@@ -350,4 +390,89 @@ func examinee(ts *testscript.TestScript, _ bool, args []string) {
 	v.Audience = []string{srv.URL + "/hook"}
 	ts.Setenv(args[0], srv.URL)
 	ts.Setenv(args[1], jwks)
+}
+
+func postSigned(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: post SECRET ID FILE")
+	}
+	secret := webhook.NewSecret()
+	if args[0] == "s" {
+		var err error
+		secret, err = webhook.ParseSecret(ts.Getenv("HOOK_SECRET"))
+		ts.Check(err)
+	}
+	body := ts.ReadFile(args[2])
+	now := time.Now()
+	req, err := http.NewRequest(http.MethodPost, ts.Getenv("SERVER")+"/s", strings.NewReader(body))
+	ts.Check(err)
+	req.Close = true
+	req.Header.Set(webhook.HeaderID, args[1])
+	req.Header.Set(webhook.HeaderTimestamp, fmt.Sprint(now.Unix()))
+	req.Header.Set(webhook.HeaderSignature, webhook.Sign(args[1], now, []byte(body), secret))
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	ts.Check(resp.Body.Close())
+	_, err = fmt.Fprintln(ts.Stdout(), resp.StatusCode)
+	ts.Check(err)
+}
+
+func logged(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: logged PATTERN")
+	}
+	pattern, err := regexp.Compile(args[0])
+	ts.Check(err)
+	l := ts.Value(serverKey{}).(*background).log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	late := false
+	defer time.AfterFunc(20*time.Second, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		late = true
+		l.news.Broadcast()
+	}).Stop()
+	for {
+		if m := pattern.FindIndex(l.text.Bytes()[l.read:]); m != nil {
+			return
+		}
+		if late {
+			ts.Fatalf("no %q in the log:\n%s", args[0], l.text.String())
+		}
+		l.news.Wait()
+	}
+}
+
+func loggedAnything(ts *testscript.TestScript, neg bool, args []string) {
+	if log := ts.Value(serverKey{}).(*background).log.String(); len(args) != 1 || strings.Contains(log, args[0]) == neg {
+		ts.Fatalf("%v in the log is %v:\n%s", args, !neg, log)
+	}
+}
+
+func hangup(ts *testscript.TestScript, _ bool, _ []string) {
+	b := ts.Value(serverKey{}).(*background)
+	b.log.mu.Lock()
+	b.log.read = b.log.text.Len()
+	b.log.mu.Unlock()
+	ts.Check(b.cmd.Process.Signal(syscall.SIGHUP))
+}
+
+func sqliteCommand(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: sqlite FILE SQL")
+	}
+	db, err := sql.Open("sqlite", "file:"+ts.MkAbs(args[0])+"?_pragma=busy_timeout(10000)")
+	ts.Check(err)
+	defer db.Close()
+	rows, err := db.Query(args[1])
+	ts.Check(err)
+	defer rows.Close()
+	for rows.Next() {
+		var v any
+		ts.Check(rows.Scan(&v))
+		_, err := fmt.Fprintln(ts.Stdout(), v)
+		ts.Check(err)
+	}
+	ts.Check(rows.Err())
 }

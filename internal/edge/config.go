@@ -25,9 +25,9 @@ type Config struct {
 	Admin Admin `yaml:"admin"`
 	// Log says what is logged.
 	Log Log `yaml:"log"`
-	// Keep is how long events are kept once nothing of them is left to do, and so how
-	// long doubles are recognised: at least a day, by default a week. KeepDead is the same for
-	// those with an action that was given up, by default 30 days.
+	// Keep is how long events are kept when they are done, at least a day, by default
+	// a week. Their ids are known for longer. KeepDead is the same for what was given
+	// up, by default 30 days.
 	Keep     time.Duration `yaml:"keep"`
 	KeepDead time.Duration `yaml:"keep_dead"`
 	// Retry and Timeout are those of actions that set none.

@@ -194,7 +194,7 @@ func (e *Edge) open(s *setup) {
 	d := &doors{setup: s, receivers: make(map[string]*inbox.Receiver)}
 	for path, src := range s.sources {
 		r := inbox.Handler(src.verifier, e.store, e.runner.plan)
-		r.Source, r.MaxBody, r.Workers, r.Log = src.name, src.maxBody, planners, e.log
+		r.Source, r.MaxBody, r.Workers, r.Lease, r.Log = src.name, src.maxBody, planners, leaseTime, e.log
 		r.OnRequest = func(status int, first bool, took time.Duration, err error) {
 			e.metrics.request(src.name, status, first, took)
 		}

@@ -122,13 +122,14 @@ func (d *download) fileName(e *Event) (string, error) {
 		}
 		return value
 	})
-	if err == nil && (!filepath.IsLocal(name) || strings.HasSuffix(name, "/") || len(path.Base(name)) > 200) {
+	clean := path.Clean(name)
+	if err == nil && (!filepath.IsLocal(clean) || strings.ContainsRune(clean, 0) || clean == "." || strings.HasSuffix(name, "/") || len(path.Base(clean)) > 200) {
 		err = fmt.Errorf("%q is not the name of a file", excerpt([]byte(name)))
 	}
 	if err != nil {
 		return "", fmt.Errorf("file: %w", err)
 	}
-	return path.Clean(name), nil
+	return clean, nil
 }
 
 func (d *download) do(ctx context.Context, t *task) result {

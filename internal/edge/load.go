@@ -114,6 +114,9 @@ func typeProblem(text string) Problem {
 		}
 	}
 	p.Text = plainTypes.Replace(text)
+	if strings.Contains(text, "did not find expected ',' or") {
+		p.Text += "; within [ ] and { }, quote texts that hold any of ? , [ ] { }"
+	}
 	return p
 }
 

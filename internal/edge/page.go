@@ -31,7 +31,7 @@ const pageEntries = 400
 // adminHandler serves metrics and health checks to anybody who reaches the
 // listener, and the page of the inbox to those who may see it.
 func (e *Edge) adminHandler() http.Handler {
-	page := html.Must(html.New("page").Funcs(html.FuncMap{"pretty": pretty, "clock": clock, "span": span, "mark": mark}).Parse(pageText))
+	page := html.Must(html.New("page").Funcs(html.FuncMap{"pretty": pretty, "clock": clock, "span": span, "mark": mark, "ms": ms}).Parse(pageText))
 	private := http.NewServeMux()
 	private.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "inbox", http.StatusFound) })
 	private.HandleFunc("GET /inbox", func(w http.ResponseWriter, r *http.Request) { e.list(w, r, page) })
@@ -304,6 +304,14 @@ func span(from, to time.Time) string {
 		return fmt.Sprintf("%d h", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+// ms prints how long something took.
+func ms(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	}
+	return d.Round(time.Second).String()
 }
 
 // mark is the class of a state.

@@ -43,8 +43,13 @@ type runner struct {
 	waiting []*lane // Those whose turn it is when a place among all is free, in turn.
 	running int     // Attempts under way, in all.
 	max     int
-	held    map[inbox.Lease]bool // Leases to extend.
+	held    map[name]inbox.Lease // What is in hand, with the leases to extend.
 }
+
+// name is that of an entry.
+type name struct{ source, id string }
+
+func nameOf(e *inbox.Entry) name { return name{e.Source, e.ID} }
 
 // lane is what the runner knows of an action.
 type lane struct {
@@ -62,7 +67,9 @@ type lane struct {
 func (l *lane) capacity() int { return 2 * l.limit }
 
 const (
-	leaseTime = time.Minute
+	// leaseTime is how long after a crash what was under way is done again. Leases of
+	// what is under way are extended, however long that takes.
+	leaseTime = 15 * time.Second
 	pollTime  = time.Second
 	// storeTimeout bounds a call of the store.
 	storeTimeout = 10 * time.Second
@@ -79,7 +86,7 @@ const (
 var errStopping = errors.New("the edge is stopping")
 
 func newRunner(store inbox.Store, log *slog.Logger, m *metrics) *runner {
-	r := &runner{store: store, log: log, metrics: m, wake: make(chan struct{}, 1), lanes: make(map[string]*lane), held: make(map[inbox.Lease]bool)}
+	r := &runner{store: store, log: log, metrics: m, wake: make(chan struct{}, 1), lanes: make(map[string]*lane), held: make(map[name]inbox.Lease)}
 	r.calls, r.cut = context.WithCancelCause(context.Background())
 	return r
 }
@@ -107,7 +114,7 @@ func (r *runner) use(s *setup) {
 		}
 	}
 	for _, e := range back {
-		delete(r.held, e.Lease())
+		delete(r.held, nameOf(e))
 	}
 	if old != nil {
 		old.retire()
@@ -233,7 +240,14 @@ func (r *runner) claim(ctx context.Context) {
 // take puts an entry, for which there is a place, into its lane. Called with mu
 // held.
 func (r *runner) take(l *lane, e *inbox.Entry) {
-	r.held[e.Lease()] = true
+	if _, ok := r.held[nameOf(e)]; ok {
+		// Its lease ran out, as when the machine slept, and we have claimed it from
+		// ourselves. It is still under way, now by the new lease.
+		r.held[nameOf(e)] = e.Lease()
+		l.taken--
+		return
+	}
+	r.held[nameOf(e)] = e.Lease()
 	l.queue = append(l.queue, e)
 	r.begin(l)
 }
@@ -317,10 +331,13 @@ func (r *runner) run(s *setup, l *lane, a *action, e *inbox.Entry) {
 		r.begin(next)
 	}
 	r.mu.Unlock()
-	err := r.settle(e, o)
+	r.mu.Lock()
+	lease := r.held[nameOf(e)]
+	r.mu.Unlock()
+	err := r.settle(lease, o)
 	crash.At(crash.EdgeRecorded)
 	r.mu.Lock()
-	delete(r.held, e.Lease())
+	delete(r.held, nameOf(e))
 	l.taken--
 	if o.State == inbox.Pending && err == nil && (l.due.IsZero() || o.Due.Before(l.due)) {
 		l.due = o.Due
@@ -374,7 +391,7 @@ func (r *runner) outcome(a *action, e *inbox.Entry, res *result, started, now ti
 const jitter = 0.2
 
 // settle has an outcome stored.
-func (r *runner) settle(e *inbox.Entry, o inbox.Outcome) (err error) {
+func (r *runner) settle(lease inbox.Lease, o inbox.Outcome) (err error) {
 	for try := range settleTries {
 		if try > 0 {
 			select {
@@ -383,7 +400,7 @@ func (r *runner) settle(e *inbox.Entry, o inbox.Outcome) (err error) {
 			}
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-		err = r.store.Settle(ctx, e.Lease(), o)
+		err = r.store.Settle(ctx, lease, o)
 		cancel()
 		if err == nil || errors.Is(err, inbox.ErrStale) || try > 0 && r.calls.Err() != nil {
 			break
@@ -427,7 +444,7 @@ func (r *runner) note(a *action, e *inbox.Entry, res *result, o inbox.Outcome, e
 func (r *runner) release(all []*inbox.Entry) {
 	now := time.Now()
 	for _, e := range all {
-		err := r.settle(e, inbox.Outcome{State: inbox.Pending, Due: now, Started: now, At: now, Released: true})
+		err := r.settle(e.Lease(), inbox.Outcome{State: inbox.Pending, Due: now, Started: now, At: now, Released: true})
 		if err != nil && !errors.Is(err, inbox.ErrStale) {
 			r.log.Warn("give back an action; its lease runs out", "event", e.ID, "action", e.Source, "error", err)
 		}
@@ -438,7 +455,7 @@ func (r *runner) release(all []*inbox.Entry) {
 func (r *runner) extend() {
 	r.mu.Lock()
 	leases := make([]inbox.Lease, 0, len(r.held))
-	for l := range r.held {
+	for _, l := range r.held {
 		leases = append(leases, l)
 	}
 	r.mu.Unlock()

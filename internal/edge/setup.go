@@ -203,7 +203,7 @@ func short(d time.Duration) string {
 
 func (f *file) retry(key string, r Retry) {
 	if r.Window != 0 {
-		f.between(key+".window", r.Window, time.Second, 30*24*time.Hour)
+		f.between(key+".window", r.Window, time.Millisecond, 30*24*time.Hour)
 	}
 	if len(r.Schedule) > 50 {
 		f.at(key+".schedule", "it has more than 50 waits; the last one repeats by itself")
