@@ -53,20 +53,20 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// newEdge makes the folder of an edge whose routes are given. In the text, DIR is
-// the folder.
+// newEdge makes the folder of an edge whose routes are given. In the text, @dir is
+// the folder and @edge the address.
 func newEdge(t *testing.T, binary, text string, env ...string) *edgeWorld {
 	t.Helper()
 	dir := t.TempDir()
 	e := &edgeWorld{t: t, binary: binary, file: filepath.Join(dir, "edge.yaml"), address: freeAddress(t), env: append(env, "EDGE_SECRET="+edgeSecret)}
-	text = strings.NewReplacer("DIR", dir, "EDGE", "http://"+e.address).Replace(`
+	text = strings.NewReplacer("@dir", dir, "@edge", "http://"+e.address).Replace(`
 listen: `+e.address+`
 admin: {listen: "off"}
-data: DIR/data
+data: "@dir/data"
 egress: {allow_http: true, allow_hosts: [127.0.0.1]}
 retry: {schedule: [200ms], window: 3m}
-databases: {results: {url: "sqlite:DIR/results.db"}}
-`) + strings.NewReplacer("DIR", dir, "EDGE", "http://"+e.address).Replace(text)
+databases: {results: {url: "sqlite:@dir/results.db"}}
+`) + strings.NewReplacer("@dir", dir, "@edge", "http://"+e.address).Replace(text)
 	if err := os.WriteFile(e.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -210,8 +210,8 @@ routes:
     actions:
       - {name: forward, http: {url: "`+h.URL+`/hook", secret_env: EDGE_SECRET}}
       - {name: row, sql: {database: results, statements: [{sql: "INSERT INTO got (id) VALUES (?)", args: [id]}]}}
-      - {name: keep, fetch: {folder: DIR, file: "{{ id }}.out"}}
-      - {name: run, exec: {command: [/bin/sh, -c, 'cat > "DIR/$RINGBACK_EVENT_ID.in"']}}
+      - {name: keep, fetch: {folder: "@dir", file: "{{ id }}.out"}}
+      - {name: run, exec: {command: [/bin/sh, -c, 'cat > "@dir/$RINGBACK_EVENT_ID.in"']}}
 `)
 	if _, err := e.db.Exec(`CREATE TABLE got (id TEXT)`); err != nil {
 		t.Fatal(err)
@@ -319,7 +319,7 @@ func TestChain(t *testing.T) {
 	e := newEdge(t, binary, `
 servers: {ringback: {url: "http://`+address+`", api_key_env: EDGE_KEY}}
 sources:
-  ringback: {path: /hooks/ringback, jwks: "http://`+address+`/.well-known/jwks.json", audience: EDGE/hooks/ringback}
+  ringback: {path: /hooks/ringback, jwks: "http://`+address+`/.well-known/jwks.json", audience: "@edge/hooks/ringback"}
 routes:
   - name: first
     type: interaction.completed
@@ -333,7 +333,7 @@ routes:
           body:
             input: "Go on from {{ data.id }}"
             previous_interaction_id: "{{ data.id }}"
-            webhook_config: {uris: [EDGE/hooks/ringback], user_metadata: {step: second, origin: "{{ metadata.origin }}"}}
+            webhook_config: {uris: ["@edge/hooks/ringback"], user_metadata: {step: second, origin: "{{ metadata.origin }}"}}
   - name: second
     type: interaction.completed
     metadata: {step: second}
