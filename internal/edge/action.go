@@ -48,11 +48,6 @@ const (
 	panicked reason = "panicked" // There is a fault in the program.
 )
 
-// reasons lists them all.
-func reasons() []reason {
-	return []reason{done, doneAgo, failed, timedOut, refused, misfit, blocked, panicked}
-}
-
 // good reports whether nothing is left to do.
 func (r reason) good() bool { return r == done || r == doneAgo }
 

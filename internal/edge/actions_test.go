@@ -263,7 +263,7 @@ retry: {schedule: [50ms], window: 10s}`), "DATABASE", x.address)
 			}
 			// The action runs again, as after a crash before it was recorded: nothing is done twice.
 			a := w.doors.Load().actions["r/a"]
-			event := newEvent("s", "msg_1", []byte(body), time.Now())
+			event := &Event{Source: "s", ID: "msg_1", Type: "x", Body: []byte(body), Received: time.Now()}
 			if r := a.do(t.Context(), &task{Event: event, action: "r/a", number: 2}); r.reason != doneAgo {
 				t.Errorf("got %+v", r)
 			}
@@ -569,7 +569,7 @@ notify:
 	}
 	id := m.Header.Get("Message-Id")
 	a := w.doors.Load().actions["r/a"]
-	if r := a.do(t.Context(), &task{Event: newEvent("s", "msg_1", []byte(succeeded), time.Now()), action: "r/a", number: 2}); !r.reason.good() {
+	if r := a.do(t.Context(), &task{Event: &Event{Source: "s", ID: "msg_1", Type: "x", Body: []byte(succeeded), Received: time.Now()}, action: "r/a", number: 2}); !r.reason.good() {
 		t.Errorf("got %+v", r)
 	}
 	<-server.news
@@ -592,7 +592,7 @@ notify:
 		t.Fatal(f.problems)
 	}
 	defer s.close()
-	r := s.actions["r/a"].do(t.Context(), &task{Event: newEvent("s", "1", []byte(succeeded), time.Now()), action: "r/a"})
+	r := s.actions["r/a"].do(t.Context(), &task{Event: &Event{Source: "s", ID: "1", Type: "x", Body: []byte(succeeded), Received: time.Now()}, action: "r/a"})
 	if r.err != "the mail server has no STARTTLS" || len(plain.auth) > 0 {
 		t.Errorf("got %+v, %v", r, plain.auth)
 	}

@@ -151,9 +151,11 @@ func (s *setup) try(x *Sample, to io.Writer) error {
 	if id == "" {
 		id = "msg_sample"
 	}
-	e := newEvent(source, id, x.Body, time.Now())
-	kind := e.env.Type
-	if _, err := webhook.ParseEvent(x.Body); err != nil {
+	e := &Event{Source: source, ID: id, Body: x.Body, Received: time.Now()}
+	parsed, err := webhook.ParseEvent(x.Body)
+	e.Type = parsed.Type
+	kind := e.Type
+	if err != nil {
 		kind = "which is no event (" + strings.TrimPrefix(err.Error(), "webhook: ") + ")"
 	}
 	fmt.Fprintf(to, "%s/%s, %s\n", source, id, kind)

@@ -92,7 +92,7 @@ func TestConfigErrors(t *testing.T) {
 		"unset":           {"    secret_env: EDGE_TEST_SECRET\n", "    secret_env: [EDGE_TEST_SECRET, EDGE_UNSET]\n", "line 12: sources.s.secret_env[1]: the variable EDGE_UNSET is not set; export it, or use secret_file"},
 		"empty":           {"    secret_env: EDGE_TEST_SECRET\n", "    secret_env: EDGE_EMPTY\n", "line 12: sources.s.secret_env: the variable EDGE_EMPTY is not set; export it, or use secret_file"},
 		"bad secret":      {"    secret_env: EDGE_TEST_SECRET\n", "    secret_env: EDGE_BAD_SECRET\n", "line 12: sources.s.secret_env: malformed signing secret: it holds 3 bytes, 24 to 64 are allowed"},
-		"secret in file":  {"    secret_env: EDGE_TEST_SECRET\n", "    secret_env: " + secret + "\n", "line 12: sources.s.secret_env: the variable that is named here (which is no name of a variable: if it is the secret itself, move it there) is not set; export it, or use secret_file"},
+		"secret in file":  {"    secret_env: EDGE_TEST_SECRET\n", "    secret_env: " + secret + "\n", "line 12: sources.s.secret_env: the variable that is named here (which does not look like one: if it is the secret itself, move it there) is not set; export it, or use secret_file"},
 		"empty file":      {"    secret_env: EDGE_TEST_SECRET\n", "    secret_file: " + empty + "\n", "line 12: sources.s.secret_file: " + empty + " is empty"},
 		"bad key":         {"    secret_env: EDGE_TEST_SECRET\n", "    public_keys: whpk_AAAA\n", "line 12: sources.s.public_keys: malformed key: it holds 3 bytes, a public key has 32"},
 		"size":            {"path: /s", "path: /s\n    max_body: 1MB", `line 12: "1MB" is not a size such as 512KiB, 10MiB or 2GiB`},

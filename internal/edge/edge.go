@@ -209,7 +209,7 @@ func (e *Edge) open(s *setup) {
 }
 
 // planners is how many events of a source are planned at once.
-const planners = 16
+const planners = 64
 
 // run runs the receivers of doors.
 func (e *Edge) run(d *doors) {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"ringback.dev/inbox"
 )
 
 // Event is a verified message as actions see it.
@@ -14,8 +16,10 @@ type Event struct {
 	ID       string // The webhook-id.
 	Body     []byte // As it arrived.
 	Received time.Time
+	// Type is the event's type, empty if it has none.
+	Type string
 
-	env env
+	read *env // What was read of the body; nil as long as nobody asked.
 }
 
 // env is what expressions and templates can name.
@@ -35,27 +39,35 @@ type env struct {
 	Received time.Time `expr:"received"`
 }
 
-// newEvent reads a message's body. One that is not a JSON object is an event all
-// the same: it has a source and an id.
-func newEvent(source, id string, body []byte, received time.Time) *Event {
-	e := &Event{Source: source, ID: id, Body: body, Received: received}
-	e.env = env{Source: source, ID: id, Body: string(body), Received: received.UTC()}
-	value, err := decodeJSON(body)
-	if err != nil {
-		return e
+// newEvent makes an event of an entry of the inbox.
+func newEvent(source, id string, e *inbox.Entry) *Event {
+	return &Event{Source: source, ID: id, Body: e.Body, Received: e.Received, Type: e.Type}
+}
+
+// env is what the event says. It is read when it is first asked for: many events
+// are forwarded, or left alone, without anybody looking into them. A body that is
+// not a JSON object is an event all the same: it has a source and an id.
+func (e *Event) env() *env {
+	if e.read != nil {
+		return e.read
 	}
-	e.env.Event = value
+	v := &env{Source: e.Source, ID: e.ID, Type: e.Type, Body: string(e.Body), Received: e.Received.UTC()}
+	e.read = v
+	value, err := decodeJSON(e.Body)
+	if err != nil {
+		return v
+	}
+	v.Event = value
 	members, ok := value.(map[string]any)
 	if !ok {
-		return e
+		return v
 	}
-	e.env.Type, _ = members["type"].(string)
-	e.env.Timestamp, _ = members["timestamp"].(string)
-	e.env.Data, e.env.Metadata = members["data"], members["user_metadata"]
-	if data, ok := e.env.Data.(map[string]any); ok && e.env.Metadata == nil {
-		e.env.Metadata = data["user_metadata"]
+	v.Timestamp, _ = members["timestamp"].(string)
+	v.Data, v.Metadata = members["data"], members["user_metadata"]
+	if data, ok := v.Data.(map[string]any); ok && v.Metadata == nil {
+		v.Metadata = data["user_metadata"]
 	}
-	return e
+	return v
 }
 
 // decodeJSON decodes one JSON value. Whole numbers stay whole: an id of 17 digits

@@ -132,7 +132,7 @@ func (x *command) environment(t *task) ([]string, error) {
 			env = append(env, name+"="+v)
 		}
 	}
-	for _, v := range [...]struct{ name, value string }{{"ID", t.ID}, {"TYPE", t.env.Type}, {"SOURCE", t.Source}, {"ACTION", t.action}, {"ATTEMPT", strconv.Itoa(t.number)}} {
+	for _, v := range [...]struct{ name, value string }{{"ID", t.ID}, {"TYPE", t.Type}, {"SOURCE", t.Source}, {"ACTION", t.action}, {"ATTEMPT", strconv.Itoa(t.number)}} {
 		env = append(env, "RINGBACK_EVENT_"+v.name+"="+strings.ReplaceAll(v.value, "\x00", ""))
 	}
 	for _, v := range x.env {

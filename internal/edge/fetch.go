@@ -72,7 +72,7 @@ func (d *download) String() string {
 // address finds where the result is. The client is the server's own if it is there.
 func (d *download) address(e *Event) (*url.URL, error) {
 	var candidates []any
-	data, _ := e.env.Data.(map[string]any)
+	data, _ := e.env().Data.(map[string]any)
 	if d.url != nil {
 		v, err := eval(d.url, e)
 		if err != nil {

@@ -93,11 +93,11 @@ func message(t *task, text *template, escape func(string) string) (string, error
 	if text != nil {
 		return text.show(t.Event, escape)
 	}
-	parts := []string{t.env.Type}
-	if t.env.Type == "" {
+	parts := []string{t.Type}
+	if t.Type == "" {
 		parts[0] = "a message from " + t.Source
 	}
-	data, _ := t.env.Data.(map[string]any)
+	data, _ := t.env().Data.(map[string]any)
 	for _, name := range []string{"id", "error_code", "error_message", "output_file_uri"} {
 		if v, ok := data[name].(string); ok && v != "" {
 			parts = append(parts, v)

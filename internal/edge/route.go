@@ -3,6 +3,7 @@ package edge
 import (
 	"fmt"
 	"path"
+	"reflect"
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/vm"
@@ -25,13 +26,15 @@ func compileCondition(text string) (*vm.Program, error) { return compile(text, e
 // worked out for an event, since it compares what is not there, is not met; the
 // error says so.
 func (r *route) match(e *Event) (bool, error) {
-	if !anyMatch(r.sources, e.Source) || !anyMatch(r.types, e.env.Type) {
+	if !anyMatch(r.sources, e.Source) || !anyMatch(r.types, e.Type) {
 		return false, nil
 	}
-	metadata, _ := e.env.Metadata.(map[string]any)
-	for name, want := range r.metadata {
-		if have, ok := metadata[name]; !ok || !equal(have, want) {
-			return false, nil
+	if len(r.metadata) > 0 {
+		metadata, _ := e.env().Metadata.(map[string]any)
+		for name, want := range r.metadata {
+			if have, ok := metadata[name]; !ok || !reflect.DeepEqual(have, want) {
+				return false, nil
+			}
 		}
 	}
 	if r.when == nil {

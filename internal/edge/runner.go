@@ -367,7 +367,7 @@ func (r *runner) attempt(a *action, e *inbox.Entry) (res result) {
 			res = failure(panicked, "panic: %v", v)
 		}
 	}()
-	return a.do(ctx, &task{Event: newEvent(source, id, e.Body, e.Received), action: a.name, number: e.Attempts + 1})
+	return a.do(ctx, &task{Event: newEvent(source, id, e), action: a.name, number: e.Attempts + 1})
 }
 
 // outcome decides what comes of an attempt.
@@ -509,7 +509,7 @@ func (r *runner) plan(ctx context.Context, e *inbox.Entry) error {
 	r.mu.Lock()
 	s := r.setup
 	r.mu.Unlock()
-	event := newEvent(e.Source, e.ID, e.Body, e.Received)
+	event := newEvent(e.Source, e.ID, e)
 	actions, errs := s.plan(event)
 	crash.At(crash.EdgePlanned)
 	stored := make([]error, len(actions))
@@ -526,12 +526,14 @@ func (r *runner) plan(ctx context.Context, e *inbox.Entry) error {
 		return fmt.Errorf("store the actions: %w", err)
 	}
 	r.metrics.planned(e.Source, len(actions))
-	names := make([]string, len(actions))
-	for i, a := range actions {
-		names[i] = a.name
+	if r.log.Enabled(ctx, slog.LevelInfo) {
+		names := make([]string, len(actions))
+		for i, a := range actions {
+			names[i] = a.name
+		}
+		r.log.LogAttrs(ctx, slog.LevelInfo, "event", slog.String("event", e.Source+"/"+e.ID), slog.String("type", e.Type), slog.Int("bytes", len(e.Body)),
+			slog.Duration("age", time.Since(e.Received)), slog.String("actions", strings.Join(names, " ")))
 	}
-	r.log.LogAttrs(ctx, slog.LevelInfo, "event", slog.String("event", e.Source+"/"+e.ID), slog.String("type", e.Type), slog.Int("bytes", len(e.Body)),
-		slog.Duration("age", time.Since(e.Received)), slog.String("actions", strings.Join(names, " ")))
 	// A condition that can't be worked out is a fault in the file. The event is a dead
 	// letter until somebody has mended it and tries again.
 	return inbox.Permanent(errors.Join(errs...))

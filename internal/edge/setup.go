@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"path"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -308,11 +307,13 @@ func lastName(key string) string { return key[strings.LastIndexByte(key, '.')+1:
 
 // shownName is the name of a variable, unless somebody put the secret itself there.
 func shownName(env string) string {
-	if regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`).MatchString(env) && !strings.HasPrefix(env, "whsec_") && !strings.HasPrefix(env, "whsk_") && len(env) < 64 {
+	if variableName.MatchString(env) {
 		return env
 	}
-	return "that is named here (which is no name of a variable: if it is the secret itself, move it there)"
+	return "that is named here (which does not look like one: if it is the secret itself, move it there)"
 }
+
+var variableName = regexp.MustCompile(`^[A-Z_][A-Z0-9_]{0,63}$`)
 
 // rules are the options of an egress section.
 func (f *file) rules(key string, e *Egress) egress.Options {
@@ -444,8 +445,10 @@ func (f *file) source(s *setup, name string, common *outside) {
 
 // named reports whether a text is a name: it labels metrics and stands in keys.
 func named(text string) bool {
-	return len(text) <= 64 && regexp.MustCompile(`^[A-Za-z0-9_-]+$`).MatchString(text)
+	return plainName.MatchString(text)
 }
+
+var plainName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // server is a Gemini-compatible server.
 type server struct {
@@ -630,9 +633,4 @@ func (k *kit) text(key, source string) *template {
 		return &template{}
 	}
 	return t
-}
-
-// equal compares values of events.
-func equal(a, b any) bool {
-	return reflect.DeepEqual(a, b)
 }

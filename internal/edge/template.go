@@ -29,7 +29,7 @@ func compile(text string, more ...expr.Option) (*vm.Program, error) {
 
 // eval is the value of an expression.
 func eval(p *vm.Program, e *Event) (any, error) {
-	v, err := expr.Run(p, e.env)
+	v, err := expr.Run(p, *e.env())
 	if err != nil {
 		first, _, _ := strings.Cut(err.Error(), "\n")
 		return nil, errors.New(first)
