@@ -309,6 +309,49 @@ retry: {window: 1ms}`), "DATABASE", "postgres://user:hush@127.0.0.1:1/db")
 	})
 }
 
+// TestSQLAcrossCrashes: the database dies again and again, also while it commits;
+// each effect is there once.
+func TestSQLAcrossCrashes(t *testing.T) {
+	pg := pgtest.Start(t)
+	address := "postgres:///postgres?host=" + pg.Dir + "&user=ringback"
+	d, err := openDatabase("d", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	if _, err := d.db.Exec(`CREATE TABLE got (id TEXT)`); err != nil {
+		t.Fatal(err)
+	}
+	w := start(t, "databases: {main: {url_env: DATABASE}}\n"+routed(`
+sql: {database: main, statements: [{sql: "INSERT INTO got VALUES ($1)", args: [id]}]}
+retry: {schedule: [20ms], window: 20s}`), "DATABASE", address)
+	const crashes, between = 5, 20
+	for n := range crashes {
+		for i := range between {
+			w.event(fmt.Sprintf("msg_%d_%d", n, i), succeeded)
+		}
+		if n%2 == 0 {
+			err = pg.Crash()
+		} else {
+			err = pg.Kill()
+		}
+		if err == nil {
+			err = pg.Restart()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range crashes {
+		for i := range between {
+			w.done("r/a", fmt.Sprintf("msg_%d_%d", n, i))
+		}
+	}
+	if got := rows(t, d.db, `SELECT count(*) || ' ' || count(DISTINCT id) FROM got`); got[0] != "100 100" {
+		t.Errorf("rows and events: %v", got)
+	}
+}
+
 func TestJob(t *testing.T) {
 	next := newTarget(t)
 	n := 0
@@ -576,7 +619,8 @@ notify:
 	if again, err := mail.ReadMessage(strings.NewReader(server.got[1])); err != nil || again.Header.Get("Message-Id") != id || id == "" {
 		t.Errorf("the double has id %q, not %q, %v", again.Header.Get("Message-Id"), id, err)
 	}
-	for answer, want := range map[string]string{"550 no such mailbox": "refused: the mail server answered 550: no such mailbox", "450 later": "failed: the mail server answered 450: later"} {
+	for answer, want := range map[string]string{"550 no such mailbox": "refused: the mail server answered 550: no such mailbox", "450 later": "failed: the mail server answered 450: later",
+		"535 no": "failed: the mail server answered 535: no"} {
 		server.rcpt.Store(&answer)
 		id := "msg_" + answer[:3]
 		w.event(id, succeeded)

@@ -108,10 +108,10 @@ func (x *command) do(ctx context.Context, t *task) result {
 		last = ": " + last
 	}
 	switch {
-	case ctx.Err() != nil:
-		return failure(timedOut, "it did not end in time and was killed%s", last)
 	case err == nil:
 		return success("exit code 0")
+	case ctx.Err() != nil:
+		return failure(timedOut, "it did not end in time and was killed%s", last)
 	case errors.As(err, &exited) && exited.ExitCode() == gaveUp:
 		return failure(refused, "exit code %d%s", gaveUp, last)
 	case errors.As(err, &exited) && exited.ExitCode() >= 0:

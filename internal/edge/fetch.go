@@ -151,14 +151,14 @@ func (d *download) do(ctx context.Context, t *task) result {
 	}
 	n, sum, err := d.keep(resp.Body, name, idempotencyKey(t))
 	switch {
+	case err == nil:
+		return success("%s, %d bytes, sha256 %s", filepath.Join(d.folder, name), n, sum)
 	case errors.Is(err, errTooLarge):
 		return failure(refused, "it has more than %d bytes (max_bytes)", d.max)
 	case ctx.Err() != nil:
 		return failure(timedOut, "it did not arrive in time")
-	case err != nil:
-		return failure(failed, "%v", err)
 	}
-	return success("%s, %d bytes, sha256 %s", filepath.Join(d.folder, name), n, sum)
+	return failure(failed, "%v", err)
 }
 
 // maxHops bounds the redirects that are followed.

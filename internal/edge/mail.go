@@ -110,7 +110,8 @@ func (l *letter) do(ctx context.Context, t *task) result {
 		var answer *textproto.Error
 		if errors.As(err, &answer) {
 			r := failed
-			if answer.Code/100 == 5 {
+			// A password that is not good (RFC 4954 §6) is not the message's fault.
+			if answer.Code/100 == 5 && !slices.Contains([]int{530, 534, 535, 538}, answer.Code) {
 				r = refused
 			}
 			return failure(r, "the mail server answered %d: %s", answer.Code, excerpt([]byte(answer.Msg)))

@@ -11,7 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/expr-lang/expr/vm"
@@ -29,8 +29,8 @@ type database struct {
 	dialect inbox.Dialect
 	db      *sql.DB
 
-	mu    sync.Mutex
-	ready bool // The table of claims is there.
+	turn  chan struct{} // Has room for who prepares.
+	ready atomic.Bool   // The table of claims is there.
 }
 
 // openDatabases prepares the databases. Nothing is connected yet: one that is
@@ -75,7 +75,7 @@ func (f *file) openDatabases(s *setup) {
 
 // openDatabase reads an address. The errors don't hold it.
 func openDatabase(name, raw string) (*database, error) {
-	d := &database{name: name}
+	d := &database{name: name, turn: make(chan struct{}, 1)}
 	if file, ok := strings.CutPrefix(raw, "sqlite:"); ok && file != "" && !strings.HasPrefix(file, "//") {
 		// A transaction that reads before it writes could not get the lock later.
 		dsn := "file:" + (&url.URL{Path: file}).EscapedPath() + "?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)"
@@ -111,24 +111,26 @@ func (d *database) close() {
 
 // prepare makes the table of claims, once.
 func (d *database) prepare(ctx context.Context) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.ready {
+	if d.ready.Load() {
 		return nil
 	}
-	if err := inbox.Create(ctx, d.db, d.dialect); err != nil {
-		return err
+	select {
+	case d.turn <- struct{}{}:
+		defer func() { <-d.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	d.ready = true
-	return nil
+	if d.ready.Load() {
+		return nil
+	}
+	err := inbox.Create(ctx, d.db, d.dialect)
+	d.ready.Store(err == nil)
+	return err
 }
 
 // sweep forgets claims that no event can come back for.
 func (d *database) sweep(ctx context.Context, before time.Time) error {
-	d.mu.Lock()
-	ready := d.ready
-	d.mu.Unlock()
-	if !ready {
+	if !d.ready.Load() {
 		return nil
 	}
 	_, err := inbox.Sweep(ctx, d.db, before)
