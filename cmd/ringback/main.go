@@ -37,6 +37,7 @@ type commands struct {
 	Deliveries deliveriesCommand `cmd:"" help:"See what was sent and what came back; send again."`
 	Jobs       jobsCommand       `cmd:"" help:"See jobs, and the story of each."`
 	Models     modelsCommand     `cmd:"" help:"See the models of a server, and what each can."`
+	Reconcile  reconcileCommand  `cmd:"" help:"Find what ended and was never acknowledged, and deliver it."`
 	Projects   projectsCommand   `cmd:"" help:"Manage projects (operators)."`
 	Keys       keysCommand       `cmd:"" help:"Manage API keys, signing keys and the master key (operators)."`
 

@@ -48,6 +48,8 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"ringback": m
 //	               run a receiver that can be examined; VAR is set to its base address,
 //	               with /hook and /effects, JWKS to a HOST:PORT where it looks for a key
 //	               set. FAULT is none, or doubles: it acts on each message.
+//	waitfor TEXT ARGS
+//	               run ringback ARGS again and again until it prints TEXT.
 //	begin NAME TEXT ARGS
 //	               start ringback ARGS and wait for a line of output that holds TEXT.
 //	interrupt NAME what begin has started gets Ctrl-C and must end with exit code 0;
@@ -71,7 +73,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": startServer, "stop": stopServer, "save": save, "busy": busy, "exit": exitCode, "lines": lines,
-			"receiver": receiver, "examinee": examinee, "begin": begin, "interrupt": interrupt,
+			"receiver": receiver, "examinee": examinee, "waitfor": waitFor, "begin": begin, "interrupt": interrupt,
 			"post": postSigned, "logged": logged, "loggedanything": loggedAnything, "hangup": hangup, "sqlite": sqliteCommand,
 		},
 	})
@@ -475,4 +477,21 @@ func sqliteCommand(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(err)
 	}
 	ts.Check(rows.Err())
+}
+
+func waitFor(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: waitfor TEXT ARGS")
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(20 * time.Second); ; <-tick.C {
+		out, _ := command(ts, args[1:]).CombinedOutput() // Its exit code does not matter.
+		if strings.Contains(string(out), args[0]) {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%v does not print %q:\n%s", args[1:], args[0], out)
+		}
+	}
 }

@@ -71,6 +71,14 @@ func (e *Emitter) EndJob(ctx context.Context, job *ringback.Job, lease *ringback
 	})
 }
 
+// Ended makes the event that a job's end causes, the first if there are several,
+// for ends that are known from elsewhere. base is the address of the server that
+// has the results.
+func Ended(job *ringback.Job, end *store.End, base string) (ringback.EventType, []byte) {
+	t := ringback.EndEvents(job.Kind, end.State)[0]
+	return t, marshalBody(t, end.At, endData(job, end, base))
+}
+
 // endData is what the events of a job's end tell.
 func endData(job *ringback.Job, end *store.End, base string) eventData {
 	data := eventData{id: wireID(job)}

@@ -2,6 +2,7 @@ package manage
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -14,19 +15,27 @@ import (
 
 // job is a job as it is shown. Its id is the one that the wire gave it.
 type job struct {
-	ID      ringback.ID       `json:"id"`
-	Kind    ringback.Kind     `json:"kind"`
-	State   ringback.State    `json:"state"`
-	Model   string            `json:"model"`
-	Created string            `json:"created"`
-	Started string            `json:"started,omitempty"`
-	Ended   string            `json:"ended,omitempty"`
-	Runs    int               `json:"runs"`
-	Error   *ringback.Failure `json:"error,omitempty"`
+	ID    ringback.ID    `json:"id"`
+	Kind  ringback.Kind  `json:"kind"`
+	State ringback.State `json:"state"`
+	Model string         `json:"model"`
+	// Background: an interaction for which no client waited.
+	Background bool              `json:"background,omitempty"`
+	Created    string            `json:"created"`
+	Started    string            `json:"started,omitempty"`
+	Ended      string            `json:"ended,omitempty"`
+	Runs       int               `json:"runs"`
+	Error      *ringback.Failure `json:"error,omitempty"`
 }
 
 func renderJob(j *ringback.Job) *job {
-	return &job{ID: j.ID, Kind: j.Kind, State: j.State, Model: j.Model, Created: wireTime(j.Created), Started: wireTime(j.Started),
+	var spec struct {
+		Background bool `json:"background"`
+	}
+	if j.Kind == ringback.KindInteraction {
+		_ = json.Unmarshal(j.Spec, &spec) // Of one that can't be read nothing is said.
+	}
+	return &job{Background: spec.Background, ID: j.ID, Kind: j.Kind, State: j.State, Model: j.Model, Created: wireTime(j.Created), Started: wireTime(j.Started),
 		Ended: wireTime(j.Ended), Runs: j.Runs, Error: j.Failure}
 }
 
