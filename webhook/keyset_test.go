@@ -192,6 +192,32 @@ func TestKeySetCannotBeHad(t *testing.T) {
 	}
 }
 
+// TestKeySetIsNotNeeded: what a secret or a key at hand verifies does not fail
+// because there is a signature of another kind beside it, and no key set to be had.
+func TestKeySetIsNotNeeded(t *testing.T) {
+	p, set := newPublisher(t)
+	p.set(func(w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) })
+	secret, key, other := webhook.NewSecret(), webhook.NewSigningKey(), webhook.NewSigningKey()
+	v := &webhook.Verifier{Secrets: []webhook.Secret{secret}, PublicKeys: []webhook.PublicKey{key.Public()}, Keys: set, Now: p.clock}
+	verify := func(with ...webhook.Signer) error {
+		body := []byte(`{"type":"ping"}`)
+		_, err := v.Verify(http.Header{"Webhook-Id": {"msg_1"}, "Webhook-Timestamp": {fmt.Sprint(p.clock().Unix())},
+			"Webhook-Signature": {webhook.Sign("msg_1", p.clock(), body, with...)}}, body)
+		return err
+	}
+	for _, with := range [][]webhook.Signer{{other, secret}, {secret, other}, {other, key}} {
+		if err := verify(with...); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := p.fetched.Load(); n != 0 {
+		t.Errorf("the set was fetched %d times", n)
+	}
+	if err := verify(other); !errors.Is(err, webhook.ErrKeySet) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestKeySetAddress(t *testing.T) {
 	for _, url := range []string{"http://keys.example/jwks.json", "ftp://127.0.0.1/", "nonsense", "", "http:///x"} {
 		set := webhook.NewKeySet(url)

@@ -142,18 +142,23 @@ func (v *Verifier) tolerance() time.Duration {
 func (v *Verifier) signatures(ctx context.Context, header string, prefix, body []byte) (string, error) {
 	found := candidates(header)
 	keys := v.PublicKeys
-	if len(found.v1a) > 0 && v.Keys != nil {
-		published, err := v.Keys.ed25519(ctx)
-		if err != nil {
-			return "", err
-		}
-		keys = append(published[:len(published):len(published)], keys...)
-	}
+	// What is at hand comes first: a message that it verifies needs no key set, and
+	// must not fail because that can't be had.
 	if found.match(v.Secrets, nil, prefix, body) {
 		return SchemeV1, nil
 	}
 	if found.match(nil, keys, prefix, body) {
 		return SchemeV1a, nil
+	}
+	if len(found.v1a) > 0 && v.Keys != nil {
+		published, err := v.Keys.ed25519(ctx)
+		if err != nil {
+			return "", err
+		}
+		if found.match(nil, published, prefix, body) {
+			return SchemeV1a, nil
+		}
+		keys = append(published[:len(published):len(published)], keys...)
 	}
 	switch {
 	case len(found.v1)+len(found.v1a) == 0:

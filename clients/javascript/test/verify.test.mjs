@@ -71,6 +71,14 @@ test('the key set is kept, refreshed for an unknown key, and used while it canno
   await assert.rejects(verifier.verify(headersOf(jwt), jwt.body), { reason: 'key set' });
 });
 
+test('what a secret verifies needs no key set', async () => {
+  const v1 = vectors.find((v) => !v.error && v.signature.startsWith('v1,') && !v.signature.includes(' '));
+  const v1a = vectors.find((v) => !v.error && v.signature.startsWith('v1a,') && !v.signature.includes(' '));
+  const verifier = verifierOf(v1, { jwks: 'https://sender.example/jwks.json', fetch: async () => assert.fail('it was fetched') });
+  const h = { ...headersOf(v1), 'webhook-signature': `${v1a.signature} ${v1.signature}` };
+  assert.equal((await verifier.verify(h, v1.body)).scheme, 'v1');
+});
+
 test('redirects of the key set are not followed', async () => {
   const server = http.createServer((req, res) => (req.url === '/jwks' ? res.writeHead(302, { location: '/other' }).end() : res.end(JSON.stringify(jwt.jwks))));
   server.listen(0, '127.0.0.1');

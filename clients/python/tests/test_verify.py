@@ -112,6 +112,13 @@ class TestKeySet(unittest.TestCase):
             verify()
         self.assertEqual(caught.exception.reason, "key set")
 
+    def test_what_a_secret_verifies_needs_no_key_set(self):
+        good = lambda prefix: next(v for v in VECTORS if not v.get("error") and v["signature"].startswith(prefix) and " " not in v["signature"])  # noqa: E731
+        v1, v1a = good("v1,"), good("v1a,")
+        verifier = verifier_of(v1, jwks="http://127.0.0.1:1/jwks.json")
+        headers = {**headers_of(v1), "webhook-signature": v1a["signature"] + " " + v1["signature"]}
+        self.assertEqual(verifier.verify(headers, v1["body"].encode()).scheme, "v1")
+
     def test_redirects_are_not_followed(self):
         v = named("jwt")
 

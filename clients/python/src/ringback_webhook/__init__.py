@@ -310,8 +310,6 @@ class Verifier:
             elif scheme == "v1a" and data is not None and len(data) == 64:
                 v1a.append(data)
         keys = list(self._public_keys)
-        if v1a and self._keys is not None:
-            keys = self._keys.ed25519() + keys
 
         def match(content: bytes) -> str:
             matched = ""
@@ -326,7 +324,12 @@ class Verifier:
                         matched = "v1"
             return matched
 
+        # What is at hand comes first: a message that it verifies needs no key set, and must not fail because
+        # that can't be had.
         scheme = match(body)
+        if not scheme and v1a and self._keys is not None:
+            keys = self._keys.ed25519() + keys
+            scheme = match(body)
         if scheme:
             return scheme
         if not v1 and not v1a:
