@@ -188,7 +188,7 @@ func (p *program) run(t *testing.T, args ...string) string {
 }
 
 var (
-	flagPattern   = regexp.MustCompile(`--[a-z][a-z-]*[a-z]`)
+	flagPattern   = regexp.MustCompile(`--[a-z][a-z0-9-]*[a-z0-9]`)
 	inlineCode    = regexp.MustCompile("`[^`]+`")
 	commandLine   = regexp.MustCompile(`(?:^|[\s;&|(])(?:bin/|\./)?ringback((?: +[^\s;&|#]+)+)`)
 	makeTarget    = regexp.MustCompile(`(?:^|[\s;&|(])make ([a-z][a-z-]*)`)

@@ -61,8 +61,14 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"ringback": m
 //	hangup         send SIGHUP to the server.
 //	sqlite FILE SQL  run a statement and print the first column of its rows.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	params := scriptParams()
+	params.Dir = "testdata/script"
+	testscript.Run(t, params)
+}
+
+// scriptParams is how scripts are run, but for where they are.
+func scriptParams() testscript.Params {
+	return testscript.Params{
 		RequireUniqueNames:  true,
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
@@ -76,7 +82,7 @@ func TestScripts(t *testing.T) {
 			"receiver": receiver, "examinee": examinee, "waitfor": waitFor, "begin": begin, "interrupt": interrupt,
 			"post": postSigned, "logged": logged, "loggedanything": loggedAnything, "hangup": hangup, "sqlite": sqliteCommand,
 		},
-	})
+	}
 }
 
 type serverKey struct{}

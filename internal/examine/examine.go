@@ -392,7 +392,7 @@ func (x *exam) refused(r *post.Result) bool {
 // the answers were judged.
 func (x *exam) acted(ctx context.Context, want int64) error {
 	if x.Config.Effects == nil {
-		x.StatusOnly = true
+		x.StatusOnly = x.Group == groupOnce
 		return nil
 	}
 	n, err := x.effects(ctx, want)
