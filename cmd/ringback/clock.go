@@ -12,6 +12,7 @@ import (
 type devClock struct {
 	By     string `arg:"" optional:"" help:"How much time is to pass: +24h, +90m, +7d. Without it the clock is shown."`
 	Server string `default:"http://127.0.0.1:8080" env:"RINGBACK_SERVER,GOOGLE_GEMINI_BASE_URL" placeholder:"URL" help:"Base address of the server."`
+	APIKey string `name:"api-key" default:"any" env:"RINGBACK_API_KEY,GEMINI_API_KEY" placeholder:"KEY" help:"API key; a development server takes any."`
 	JSON   bool   `name:"json" help:"Print the server's JSON."`
 }
 
@@ -28,7 +29,7 @@ is started again, until its data folder is removed.
 }
 
 func (c *devClock) Run(ctx context.Context, s *streams) error {
-	server := client{Server: c.Server, APIKey: "any", JSON: c.JSON}
+	server := client{Server: c.Server, APIKey: c.APIKey, JSON: c.JSON}
 	method, path, body := http.MethodGet, "clock", any(nil)
 	if c.By != "" {
 		d, err := span(c.By)

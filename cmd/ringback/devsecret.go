@@ -69,7 +69,11 @@ func remembered(name string, create func() []byte) ([]byte, error) {
 		return nil, err
 	}
 	// Not a rename, which would replace what another process has just made.
-	if err := os.Link(fresh.Name(), file); err != nil && !errors.Is(err, os.ErrExist) {
+	err = os.Link(fresh.Name(), file)
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		err = os.Rename(fresh.Name(), file) // The file system has no links.
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
 	return os.ReadFile(file)

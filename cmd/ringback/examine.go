@@ -41,7 +41,7 @@ type examineCommand struct {
 
 	Scheme     string        `enum:"v1,v1a,jwt" default:"v1" help:"How the messages are signed: v1 by --secret, v1a by a --secret whsk_…, jwt by a key set."`
 	JWKSListen string        `name:"jwks-listen" placeholder:"HOST:PORT" help:"Serve a key set here, which the receiver verifies tokens with, and run the cases of tokens."`
-	V1a        bool          `name:"v1a" help:"Put an Ed25519 key into that key set, too, and run the cases of v1a."`
+	V1a        bool          `name:"v1a" env:"RINGBACK_V1A" help:"Put an Ed25519 key into that key set, too, and run the cases of v1a."`
 	JWTKey     string        `name:"jwt-key" placeholder:"FILE" help:"PEM of the RSA key that tokens are signed with, instead of this machine's own."`
 	JWTKid     string        `name:"jwt-kid" placeholder:"KID" help:"Its kid in your key set."`
 	Audience   string        `placeholder:"URL" help:"The receiver's own name, which tokens are for; by default its address."`
@@ -60,9 +60,10 @@ order, broken connections, failures. Each case says what was sent, what came bac
 
   ringback examine http://localhost:3000/hook --secret whsec_…
   ringback examine http://localhost:3000/hook --effects http://localhost:3000/effects
-  ringback examine http://localhost:3000/hook --effects-command 'sqlite3 app.db "SELECT count(*) FROM paid"' --fail-set data.examine_fail=once
-  ringback examine http://localhost:3000/hook --jwks-listen 127.0.0.1:9876        tokens; the receiver reads http://127.0.0.1:9876/.well-known/jwks.json
-  ringback examine http://localhost:3000/hook --junit report.xml --json > report.json
+  ringback examine URL --effects-command 'sqlite3 app.db "SELECT count(*) FROM paid"'
+  ringback examine URL --fail-set data.fail=once       your work fails at the first attempt
+  ringback examine URL --jwks-listen 127.0.0.1:9876    tokens too; your receiver reads this key set
+  ringback examine URL --junit report.xml --json       for CI
 
 Whether a double was acted on twice is not in an answer: --effects or --effects-command counts what your receiver did. Without it those cases are judged by
 status only, and say so. Examine a receiver that nobody else uses meanwhile, and never one in production: its work is done.`

@@ -38,7 +38,7 @@ func (listenCommand) Help() string {
 is not needed, and the server may be elsewhere. An event has the same webhook-id each time. What is not accepted is tried again.
 
   ringback listen --forward-to http://localhost:3000/hook
-  ringback listen --forward-to http://localhost:3000/hook --only interaction.failed,batch.failed --print
+  ringback listen --forward-to http://localhost:3000/hook --only batch.failed --print
   ringback listen --forward-to http://localhost:3000/hook --since 2h --record events.jsonl
 
 Set up your receiver with the secret that is printed; it stays the same on this machine. ringback trigger makes events happen, ringback replay sends a

@@ -38,9 +38,9 @@ retries it and logs it like any other; listen hears it too. With --to it goes st
 
   ringback trigger --list
   ringback trigger batch.succeeded
-  ringback trigger interaction.failed --set data.error_code=rate_limit_exceeded --set data.id=v1_mine
+  ringback trigger interaction.failed --set data.error_code=rate_limit_exceeded
   ringback trigger video.generated --to http://localhost:3000/hook
-  ringback trigger batch.failed --to http://localhost:3000/hook --secret whsec_… --id msg_same      run it twice`
+  ringback trigger batch.failed --to URL --secret whsec_… --id msg_same      twice: a double`
 }
 
 // when each event is sent, for --list.
