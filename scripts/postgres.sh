@@ -4,6 +4,7 @@
 #   scripts/postgres.sh install           Debian's package, if no PostgreSQL is here
 #   scripts/postgres.sh start DIR         makes it if need be, starts it, prints its connection string
 #   scripts/postgres.sh stop DIR [MODE]   fast (default) or immediate, which is a crash in good order
+#   scripts/postgres.sh query DIR SQL     runs a statement and prints its rows
 #   scripts/postgres.sh kill DIR          SIGKILL to its first process, as the kernel does when memory is short
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
@@ -58,5 +59,6 @@ case "${1:-}" in
   install) install ;;
   start | stop) "$@" ;;
   kill) kill -KILL "$(head -n 1 "$2/data/postmaster.pid")" ;;
-  *) sed -n '2,8p' "$0" >&2; exit 2 ;;
+  query) "$(bin)/psql" -X -q -A -t -h "$2" -U ringback -d postgres -c "$3" ;;
+  *) sed -n '2,9p' "$0" >&2; exit 2 ;;
 esac

@@ -44,6 +44,7 @@ need npm nodejs npm
 need curl curl
 need chromium chromium # It plays the videos.
 need ffmpeg ffmpeg fonts-dejavu-core
+"$here/scripts/postgres.sh" install
 need_python
 once "$js" npm_packages
 once "$python2" venv "$e2e/python/requirements-2.txt"

@@ -223,7 +223,9 @@ func (s *Store) accept(batch *pgx.Batch, steps []*step) {
 	})
 }
 
-// settle stores the outcomes of all steps.
+// settle stores the outcomes of all steps. Whoever waits for the locks of several
+// rows takes them in the order of seq: here, in Retry and in Purge. The others pass
+// over what is locked.
 func (s *Store) settle(batch *pgx.Batch, steps []*step) {
 	var source, id []string
 	var token []int64
@@ -261,11 +263,13 @@ func (s *Store) settle(batch *pgx.Batch, steps []*step) {
 	if len(settled) == 0 {
 		return
 	}
-	batch.Queue(`UPDATE ringback_inbox e SET state = v.state, attempts = e.attempts + v.counted, due = v.due, ended = v.ended,
+	batch.Queue(`WITH v AS MATERIALIZED (SELECT e.seq, v.* FROM ringback_inbox e
+			JOIN unnest($1::text[], $2::text[], $3::bigint[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::text[])
+				AS v (source, id, token, state, counted, due, ended, error)
+			ON e.source = v.source AND e.id = v.id AND e.token = v.token AND e.held AND e.due IS NOT NULL ORDER BY e.seq FOR UPDATE OF e)
+		UPDATE ringback_inbox e SET state = v.state, attempts = e.attempts + v.counted, due = v.due, ended = v.ended,
 			error = coalesce(v.error, e.error), held = false
-		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::text[])
-			AS v (source, id, token, state, counted, due, ended, error)
-		WHERE e.source = v.source AND e.id = v.id AND e.token = v.token AND e.held AND e.due IS NOT NULL RETURNING e.source, e.id`,
+		FROM v WHERE e.seq = v.seq RETURNING e.source, e.id`,
 		source, id, token, state, counted, due, ended, text).Query(func(rows pgx.Rows) error {
 		changed, err := keys(rows)
 		for _, x := range settled {
@@ -322,8 +326,11 @@ func (s *Store) Extend(ctx context.Context, leases []inbox.Lease, until time.Tim
 	for _, l := range leases {
 		source, id, token = append(source, l.Source), append(id, l.ID), append(token, l.Token)
 	}
-	_, err := s.pool.Exec(ctx, `UPDATE ringback_inbox e SET due = $4 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS v (source, id, token)
-		WHERE e.source = v.source AND e.id = v.id AND e.token = v.token AND e.held AND e.due IS NOT NULL`, source, id, token, until.UnixMicro())
+	// What is locked is being settled, or was claimed by somebody else.
+	_, err := s.pool.Exec(ctx, `WITH v AS MATERIALIZED (SELECT e.seq FROM ringback_inbox e
+			JOIN unnest($1::text[], $2::text[], $3::bigint[]) AS v (source, id, token)
+			ON e.source = v.source AND e.id = v.id AND e.token = v.token AND e.held AND e.due IS NOT NULL FOR UPDATE OF e SKIP LOCKED)
+		UPDATE ringback_inbox e SET due = $4 FROM v WHERE e.seq = v.seq`, source, id, token, until.UnixMicro())
 	if err != nil {
 		return fmt.Errorf("extend leases: %w", err)
 	}
@@ -355,11 +362,11 @@ const emptied = ` emptied AS (DELETE FROM ringback_inbox_failures f USING chosen
 // Sweep implements inbox.Store.
 func (s *Store) Sweep(ctx context.Context, source string, done, ids time.Time) error {
 	_, err := s.inSteps(ctx, `WITH chosen AS MATERIALIZED
-			(SELECT seq FROM ringback_inbox WHERE source = $1 AND state = 1 AND ended < $2 ORDER BY ended LIMIT $3 FOR UPDATE),`+
+			(SELECT seq FROM ringback_inbox WHERE source = $1 AND state = 1 AND ended < $2 ORDER BY ended LIMIT $3 FOR UPDATE SKIP LOCKED),`+
 		emptied+`e.ended FROM chosen WHERE e.seq = chosen.seq`, source, done.UnixMicro(), chunk)
 	if err == nil {
 		_, err = s.inSteps(ctx, `DELETE FROM ringback_inbox WHERE seq IN
-			(SELECT seq FROM ringback_inbox WHERE source = $1 AND state = 3 AND ended < $2 ORDER BY ended LIMIT $3 FOR UPDATE)`, source, ids.UnixMicro(), chunk)
+			(SELECT seq FROM ringback_inbox WHERE source = $1 AND state = 3 AND ended < $2 ORDER BY ended LIMIT $3 FOR UPDATE SKIP LOCKED)`, source, ids.UnixMicro(), chunk)
 	}
 	if err != nil {
 		return fmt.Errorf("sweep: %w", err)

@@ -38,8 +38,9 @@ func main() {
 	flag.BoolVar(&o.Troubled, "troubled", false, "with the targets that make trouble (for the parts)")
 	flag.IntVar(&o.Rows, "rows", 100_000, "rows of a batch; one of a tenth and one of ten times as many are run, too")
 	flag.StringVar(&o.Model, "model", "", "address of the model server (for the parts)")
-	flag.StringVar(&o.Only, "only", "", "one group of measurements: engine, server, targets, signatures, replay, batches, upstream, crowd, files, streams or tokens")
+	flag.StringVar(&o.Only, "only", "", "one group of measurements: engine, server, targets, signatures, replay, batches, upstream, crowd, files, streams, tokens or inbox")
 	flag.StringVar(&o.Scenario, "scenario", "", "scenario of the emulator (for the parts)")
+	flag.StringVar(&o.Secret, "secret", "", "secret that signs (for the parts)")
 	flag.StringVar(&o.Sink, "sink", "", "address of the receiver (for the parts)")
 	flag.StringVar(&o.Dir, "dir", "", "data folder (for the parts)")
 	flag.StringVar(&o.CPUProfile, "cpuprofile", "", "write a CPU profile of a part")
@@ -48,6 +49,7 @@ func main() {
 		"all": all, "sink": sink, "bare": bare, "deliver": deliveries, "fill": fill, "server": server,
 		"hanging": hanging, "uneven": uneven, "sign": sign, "replay": replay,
 		"model": model, "ask": ask, "disk": disk, "speaker": speaker,
+		"receiver": receiver, "steady": steady,
 	}
 	part := parts[role]
 	if part == nil {
@@ -72,6 +74,7 @@ type options struct {
 	Scenario   string
 	Only       string
 	Sink       string
+	Secret     string
 	Dir        string
 	CPUProfile string
 }
@@ -111,7 +114,7 @@ func all(ctx context.Context, o options) error {
 		name    string
 		measure func(context.Context) error
 	}{{"engine", b.engine}, {"server", b.server}, {"targets", b.targets}, {"signatures", b.signatures}, {"replay", b.replay}, {"batches", b.batches}, {"upstream", b.upstream}, {"crowd", b.crowd}, {"files", b.files},
-		{"streams", b.streams}, {"tokens", b.tokens}} {
+		{"streams", b.streams}, {"tokens", b.tokens}, {"inbox", b.inbox}} {
 		if o.Only == "" || o.Only == group.name {
 			if err := group.measure(ctx); err != nil {
 				return fmt.Errorf("%s: %w", group.name, err)

@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"os"
 	"runtime/pprof"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,11 +57,22 @@ func sink(context.Context, options) error {
 // body is an event of the size that is usual.
 const body = `{"type":"interaction.completed","version":"v1","timestamp":"2026-10-01T12:05:00.123456Z","data":{"id":"v1_06h0j6zbf6jg3ynx8q3nfj0ygw"}}`
 
+// secret is the one given, or a new one.
+func (o *options) secret() (webhook.Secret, error) {
+	if o.Secret == "" {
+		return webhook.NewSecret(), nil
+	}
+	return webhook.ParseSecret(o.Secret)
+}
+
 // bare is the loop that ringback is compared with: sign and POST, as fast as
 // net/http goes, with nothing stored.
 func bare(ctx context.Context, o options) error {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: o.InFlight}}
-	secret := webhook.NewSecret()
+	secret, err := o.secret()
+	if err != nil {
+		return err
+	}
 	var count atomic.Int64
 	var wg sync.WaitGroup
 	begin := time.Now()
@@ -70,24 +80,10 @@ func bare(ctx context.Context, o options) error {
 	for range o.InFlight {
 		wg.Go(func() {
 			for time.Since(begin) < o.Time {
-				now := time.Now()
-				id := string(ringback.NewID("msg", now))
-				req, err := http.NewRequestWithContext(ctx, http.MethodPost, o.Sink, strings.NewReader(body))
-				if err != nil {
+				if err := send(ctx, client, o.Sink, secret); err != nil {
 					errs <- err
 					return
 				}
-				req.Header.Set("Content-Type", "application/json")
-				req.Header.Set(webhook.HeaderID, id)
-				req.Header.Set(webhook.HeaderTimestamp, strconv.FormatInt(now.Unix(), 10))
-				req.Header.Set(webhook.HeaderSignature, webhook.Sign(id, now, []byte(body), secret))
-				resp, err := client.Do(req)
-				if err != nil {
-					errs <- err
-					return
-				}
-				_, _ = io.Copy(io.Discard, resp.Body)
-				_ = resp.Body.Close()
 				count.Add(1)
 			}
 		})

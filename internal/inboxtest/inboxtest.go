@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,7 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		run  func(*testing.T, *suite)
 	}{
 		{"Accept", testAccept}, {"Doubles", testDoubles}, {"BornClaimed", testBornClaimed}, {"Claim", testClaim}, {"Claimers", testClaimers},
-		{"Lost", testLost}, {"Settle", testSettle}, {"Extend", testExtend}, {"Released", testReleased}, {"Failures", testFailures},
+		{"Lost", testLost}, {"Settle", testSettle}, {"Extend", testExtend}, {"Contention", testContention}, {"Released", testReleased}, {"Failures", testFailures},
 		{"Entries", testEntries}, {"Retry", testRetry}, {"Purge", testPurge}, {"PurgeUnderWay", testPurgeUnderWay}, {"Sweep", testSweep}, {"Refused", testRefused},
 		{"Group", testGroup},
 	} {
@@ -347,6 +348,68 @@ func testExtend(t *testing.T, s *suite) {
 		t.Errorf("%s was claimed beside its lease", got.ID)
 	}
 	s.must(s.Extend(t.Context(), nil, at(60)))
+}
+
+// testContention: those who work on the same entries at once don't wait for each
+// other in a ring.
+func testContention(t *testing.T, s *suite) {
+	const n = 400
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { s.accept(entry(fmt.Sprint("msg_", i))) })
+	}
+	wg.Wait()
+	claimed := s.claim(at(0), at(30), n)
+	var leases []inbox.Lease
+	for _, i := range rand.Perm(len(claimed)) {
+		leases = append(leases, claimed[i].Lease())
+	}
+	settled := make(chan struct{})
+	begin := time.Now()
+	var busy sync.WaitGroup
+	until := func(do func() error) {
+		busy.Go(func() {
+			for {
+				if err := do(); err != nil {
+					t.Error(err)
+				}
+				select {
+				case <-settled:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for range 2 {
+		until(func() error { return s.Extend(t.Context(), leases, at(60)) })
+		until(func() error {
+			_, err := s.Retry(t.Context(), inbox.Filter{}, at(2))
+			return err
+		})
+		until(func() error {
+			_, err := s.Claim(t.Context(), "s", at(10), at(60), 10)
+			return err
+		})
+		until(func() error { return s.Sweep(t.Context(), "s", at(15), at(5)) })
+	}
+	for i, l := range leases {
+		wg.Go(func() {
+			o := done(at(10))
+			if i%2 == 0 {
+				o = failed(inbox.Dead, at(0), at(10), time.Time{}, "no")
+			}
+			if err := s.Settle(t.Context(), l, o); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	close(settled)
+	busy.Wait()
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
 }
 
 func testReleased(t *testing.T, s *suite) {
