@@ -245,7 +245,7 @@ func TestEdgeConfigDoc(t *testing.T) {
 		{"At the top", "Config"}, {"`tls`", "TLS"}, {"`admin`", "Admin"}, {"`log`", "Log"}, {"`retry`", "Retry"}, {"`egress`", "Egress"},
 		{"Each of `servers`", "Server"}, {"Each of `databases`", "Database"}, {"Each of `mail`", "Mail"}, {"Each of `sources`", "Source"}, {"Each of `routes`", "Route"},
 		{"Each of `actions`", "Action"}, {"`http`", "HTTP"}, {"`exec`", "Exec"}, {"`sql`", "SQL"}, {"Each of `statements`", "Statement"}, {"`job`", "Job"},
-		{"`notify`", "Notify"}, {"`fetch`", "Fetch"},
+		{"`notify`", "Notify"}, {"`fetch`", "Fetch"}, {"Each of `reconcile`", "Reconcile"},
 	} {
 		shown[x.typ] = true
 		fmt.Fprintf(&b, "\n## %s\n\n| key | meaning |\n| --- | --- |\n", x.title)

@@ -49,6 +49,24 @@ type Config struct {
 	Sources map[string]Source `yaml:"sources"`
 	// Routes say what is done about an event. All that match count.
 	Routes []Route `yaml:"routes"`
+	// Reconcile has the edge look at servers for what has ended and did not arrive.
+	Reconcile []Reconcile `yaml:"reconcile"`
+}
+
+// Reconcile looks, from time to time, for what has ended and did not arrive. What a
+// ringback server has given up it is told to send again; what has no delivery goes
+// into the inbox as if the source had sent it.
+type Reconcile struct {
+	// Server is a name under servers. Kind is what it is: ringback, or gemini for
+	// Google's API, which tells of batches only.
+	Server string `yaml:"server"`
+	Kind   string `yaml:"kind"`
+	// Source is the name of the source whose events it sends.
+	Source string `yaml:"source"`
+	// Every is the time between two looks, by default 15m; Since is how long ago
+	// something may have ended, by default 72h.
+	Every time.Duration `yaml:"every"`
+	Since time.Duration `yaml:"since"`
 }
 
 // TLS names the files of a certificate chain and its key, in PEM. They are read

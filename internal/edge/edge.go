@@ -237,6 +237,7 @@ func (e *Edge) Run(ctx context.Context) error {
 	e.orphans(ctx)
 	loops.Go(func() error { return e.runner.Run(ctx) })
 	loops.Go(func() error { return e.upkeep(ctx) })
+	loops.Go(func() error { return e.reconcile(ctx) })
 	loops.Go(func() error { return serve(e.server, e.listener) })
 	if e.desk != nil {
 		loops.Go(func() error { return serve(e.desk, e.admin) })

@@ -510,6 +510,9 @@ func (r *runner) plan(ctx context.Context, e *inbox.Entry) error {
 	s := r.setup
 	r.mu.Unlock()
 	event := newEvent(e.Source, e.ID, e)
+	if err := s.collected(event); err != nil {
+		return err
+	}
 	actions, errs := s.plan(event)
 	crash.At(crash.EdgePlanned)
 	stored := make([]error, len(actions))

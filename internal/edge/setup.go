@@ -35,6 +35,7 @@ type setup struct {
 
 	databases map[string]*database
 	clients   []*http.Client
+	reconcile []*reconciler
 
 	// The runner's, under its lock.
 	users   int  // Attempts under way by it.
@@ -125,6 +126,7 @@ func (f *file) ready() *setup {
 	for i := range f.Routes {
 		k.route(fmt.Sprintf("routes[%d]", i), &f.Routes[i])
 	}
+	k.reconcilers()
 	slices.SortStableFunc(f.problems, func(a, b Problem) int { return a.Line - b.Line })
 	return s
 }

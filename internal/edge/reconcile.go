@@ -1,0 +1,176 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"ringback.dev/inbox"
+	"ringback.dev/internal/reconcile"
+	"ringback.dev/webhook"
+)
+
+// A sender gives up after a day or two, and some events are never sent: nobody was
+// subscribed, or the sender lost them. So the edge can look from time to time, at
+// the server itself, for what has ended and did not arrive. What a ringback server
+// has given up it sends again. What has no delivery goes into the inbox as if its
+// source had sent it, under an id that is the same each time it is found.
+
+// settled is how long after an end its callback may still be on its way.
+const settled = 5 * time.Minute
+
+// reconciler is an entry of reconcile.
+type reconciler struct {
+	name, source string
+	every, since time.Duration
+	from         reconcile.Source
+	// ledger, of Google's API alone, has the jobs whose events have arrived.
+	ledger *reconcile.Ledger
+}
+
+// reconcilers reads the section reconcile.
+func (k *kit) reconcilers() {
+	for i := range k.Reconcile {
+		c, key := &k.Reconcile[i], fmt.Sprintf("reconcile[%d]", i)
+		for _, d := range []struct {
+			value    *time.Duration
+			standard time.Duration
+			name     string
+		}{{&c.Every, 15 * time.Minute, "every"}, {&c.Since, 72 * time.Hour, "since"}} {
+			if *d.value == 0 {
+				*d.value = d.standard
+			}
+			k.between(key+"."+d.name, *d.value, time.Second, 30*24*time.Hour)
+		}
+		r := &reconciler{name: c.Server, source: c.Source, every: c.Every, since: c.Since}
+		if _, ok := k.Sources[c.Source]; !ok {
+			k.at(key+".source", "%q is not among sources; name the one whose events the server sends", c.Source)
+		}
+		s := k.servers[c.Server]
+		if s == nil {
+			k.at(key+".server", "%q is not among servers", c.Server)
+			continue
+		}
+		switch c.Kind {
+		case "", "ringback":
+			r.from = reconcile.Ringback(s.base.String(), s.key)
+		case "gemini":
+			r.from = reconcile.Gemini(s.base.String(), s.key)
+			var err error
+			if r.ledger, err = reconcile.OpenLedger(filepath.Join(k.Data, "collected-"+c.Source)); err != nil {
+				k.at(key, "its ledger can't be read: %v", err)
+			}
+		default:
+			k.at(key+".kind", "%q is neither ringback nor gemini", c.Kind)
+		}
+		k.setup.reconcile = append(k.setup.reconcile, r)
+	}
+}
+
+// collected notes in the ledger of a source that an event of a job has arrived.
+func (s *setup) collected(e *Event) error {
+	for _, r := range s.reconcile {
+		if r.ledger == nil || r.source != e.Source {
+			continue
+		}
+		data, ok := e.env().Data.(map[string]any)
+		if !ok {
+			continue
+		}
+		if job, ok := data["id"].(string); ok && job != "" && !r.ledger.Has(job) {
+			if err := r.ledger.Add(job, e.Type); err != nil {
+				return fmt.Errorf("the ledger of %s: %w", r.source, err)
+			}
+		}
+	}
+	return nil
+}
+
+// look finds what did not arrive and has it come, or takes it in. It returns how much
+// that was.
+func (r *reconciler) look(ctx context.Context, now time.Time, in *inbox.Receiver) (found int, err error) {
+	report, err := r.from.Find(ctx, reconcile.Options{Since: now.Add(-r.since), Ledger: r.ledger})
+	if err != nil {
+		return 0, err
+	}
+	var errs []error
+	for i := range report.Gaps {
+		g := &report.Gaps[i]
+		if g.Ended.After(now.Add(-settled)) {
+			continue
+		}
+		news, err := r.from.Close(ctx, g)
+		if errors.Is(err, reconcile.ErrPost) {
+			// Who sent it is known: we asked. It is no forgery, though it has no signature.
+			news, err = in.Accept(ctx, webhook.Message{ID: g.ID, Timestamp: now, Scheme: "reconciled", Body: []byte(g.Body)})
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", g.Job, err))
+			continue
+		}
+		if news {
+			found++
+		}
+	}
+	return found, errors.Join(errs...)
+}
+
+// reconcile looks for gaps by each entry of the configuration when its time has
+// come, until ctx ends.
+func (e *Edge) reconcile(ctx context.Context) error {
+	const step = time.Second
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	looked := make(map[string]time.Time) // By server and source, also across reloads.
+	for {
+		now := e.now()
+		e.Reconcile(ctx, now, func(server, source string, every time.Duration) bool {
+			key := server + " " + source
+			due := now.Sub(looked[key]) >= every
+			if due {
+				looked[key] = now
+			}
+			return due
+		})
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// Reconcile looks for what did not arrive, as of a time, by the entries of the
+// configuration that due picks; nil picks all. It returns how much it was. What
+// fails is logged.
+func (e *Edge) Reconcile(ctx context.Context, now time.Time, due func(server, source string, every time.Duration) bool) (found int) {
+	d := e.doors.Load()
+	if d == nil {
+		return 0
+	}
+	for _, r := range d.setup.reconcile {
+		if due != nil && !due(r.name, r.source, r.every) {
+			continue
+		}
+		n, err := r.look(ctx, now, d.receiver(r.source))
+		if found += n; n > 0 {
+			e.log.Warn("events that did not arrive", "server", r.name, "source", r.source, "count", n)
+		}
+		if err != nil && ctx.Err() == nil {
+			e.log.Error("reconcile", "server", r.name, "source", r.source, "error", err)
+		}
+	}
+	return found
+}
+
+// receiver is that of a source.
+func (d *doors) receiver(source string) *inbox.Receiver {
+	for path, s := range d.sources {
+		if s.name == source {
+			return d.receivers[path]
+		}
+	}
+	return nil // The configuration was refused: a source is there.
+}
