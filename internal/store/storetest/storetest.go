@@ -555,10 +555,11 @@ func testShiftLeases(s *suite) {
 		s.Skip("the engine can't do it")
 	}
 	ep := s.endpoint("p1")
-	retried, held := s.add(ep), s.add(ep)
+	retried := s.add(ep)
 	c := s.claim(1, nil)[0]
 	s.same(c.ID, retried.Deliveries[0].ID)
 	s.ok(s.record(c, ringback.DeliveryPending, s.now.Add(time.Hour)))
+	held := s.add(ep)
 	c = s.claim(1, nil)[0]
 	s.same(c.ID, held.Deliveries[0].ID)
 	running := s.createJob()
