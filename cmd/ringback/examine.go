@@ -103,20 +103,33 @@ func (c *examineCommand) Run(ctx context.Context, s *streams) (err error) {
 			fmt.Fprintf(p.w, "  %s %s\n", p.dim(fmt.Sprintf("%-8s", line[0])), line[1])
 		}
 	}
-	group := ""
-	report, err := examine.Run(ctx, e, func(r *examine.Result) {
-		if c.JSON {
+	group, closed := "", 0
+	tell := func(r *examine.Result) { // Of nil, what is left to tell.
+		if closed > 0 && (r == nil || r.Group != group || r.Reason != examine.Closed) {
+			fmt.Fprintf(p.w, "  %s %-19s %s\n", p.yellow("-"), plural(closed, "case"), p.yellow("not judged: "+examine.Closed))
+			closed = 0
+		}
+		if r == nil {
 			return
 		}
 		if r.Group != group {
 			group = r.Group
 			fmt.Fprintf(p.w, "\n  %s\n", p.bold(group))
 		}
+		if r.Reason == examine.Closed && !c.Verbose {
+			closed++ // They have one line together.
+			return
+		}
 		c.show(p, r)
-	})
+	}
+	if c.JSON {
+		tell = func(*examine.Result) {}
+	}
+	report, err := examine.Run(ctx, e, tell)
 	if err != nil {
 		return err
 	}
+	tell(nil)
 	if c.JUnit != "" {
 		if err := c.junit(report); err != nil {
 			return fmt.Errorf("--junit: %w", err)

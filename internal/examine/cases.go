@@ -311,8 +311,10 @@ func unknownType(ctx context.Context, x *exam) error {
 		return err
 	}
 	r, err := x.send(ctx, m)
-	if err == nil {
-		x.accepted(&r) // Whether it does something with it is its own business.
+	if err == nil && x.accepted(&r) && x.Config.Effects != nil {
+		// Whether it does something with it is its own business; it must not be taken for
+		// the next case's.
+		err = x.settle(ctx)
 	}
 	return err
 }

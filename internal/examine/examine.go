@@ -11,11 +11,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"ringback.dev"
@@ -73,6 +75,10 @@ const (
 	Fail      Verdict = "fail"
 	NotJudged Verdict = "not_judged"
 )
+
+// Closed is the reason for which a case is not judged whose good message is not
+// accepted.
+const Closed = "a good message is not accepted, so this would say nothing"
 
 // Exchange is a message that was sent and its answer.
 type Exchange struct {
@@ -171,21 +177,25 @@ func Run(ctx context.Context, c Config, report func(*Result)) (*Report, error) {
 	begun := time.Now()
 	all := &Report{URL: c.URL}
 	closed := make(map[string]bool) // Schemes of which the good message was not accepted.
+	var slowest time.Duration
 	for _, k := range cases() {
 		if len(c.Only) > 0 && !slices.Contains(c.Only, k.Name) || !k.applies(&c) {
 			continue
 		}
-		x := &exam{Config: &c, sender: &post.Sender{Timeout: c.Timeout, Transport: c.Transport}, Result: Result{Case: k.Case}, scheme: k.scheme}
+		x := &exam{Config: &c, slowest: &slowest, sender: &post.Sender{Timeout: c.Timeout, Transport: c.Transport}, Result: Result{Case: k.Case}, scheme: k.scheme}
 		if x.scheme == "" {
 			x.scheme = c.Scheme
 		}
 		if closed[x.scheme] {
-			x.notJudged("a good message is not accepted, so this would say nothing")
+			x.notJudged(Closed)
 		} else {
 			x.run(ctx, k.run)
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
+		}
+		if x.unreachable != "" {
+			return nil, fmt.Errorf("the receiver can't be reached: %s", x.unreachable)
 		}
 		if k.gate && x.Verdict == Fail {
 			closed[x.scheme] = true
@@ -220,6 +230,9 @@ type exam struct {
 	Result
 
 	before int64 // Effects when the case began.
+	// slowest is how long an effect has taken after its answer, at most, in all cases.
+	slowest     *time.Duration
+	unreachable string // Why nothing can be sent at all.
 }
 
 func (x *exam) run(ctx context.Context, do func(context.Context, *exam) error) {
@@ -312,6 +325,12 @@ func (x *exam) send(ctx context.Context, m message) (post.Result, error) {
 		return r, context.Cause(ctx)
 	}
 	x.note(m.note, h, body, int64(len(body)), &r)
+	var name *net.DNSError
+	if errors.Is(r.Err, syscall.ECONNREFUSED) || errors.As(r.Err, &name) {
+		x.mu.Lock()
+		x.unreachable = r.Why()
+		x.mu.Unlock()
+	}
 	return r, nil
 }
 
@@ -419,7 +438,8 @@ func (x *exam) effects(ctx context.Context, want int64) (int64, error) {
 	var n int64
 	tick := time.NewTicker(max(x.Settle/10, time.Millisecond))
 	defer tick.Stop()
-	end := time.Now().Add(x.EffectsWithin)
+	begun := time.Now()
+	end := begun.Add(x.EffectsWithin)
 	for {
 		now, err := x.Config.Effects(ctx)
 		if err != nil {
@@ -434,12 +454,23 @@ func (x *exam) effects(ctx context.Context, want int64) (int64, error) {
 			return 0, context.Cause(ctx)
 		}
 	}
-	if err := wait(ctx, x.Settle); err != nil {
+	if n > 0 && n >= want {
+		*x.slowest = max(*x.slowest, time.Since(begun))
+	}
+	if err := x.settle(ctx); err != nil {
 		return 0, err
 	}
 	now, err := x.Config.Effects(ctx)
 	return now - x.before, err
 }
+
+// settle waits for as long as an effect may take that is still to come: longer if
+// others took long.
+func (x *exam) settle(ctx context.Context) error {
+	return wait(ctx, max(x.Settle, min(2**x.slowest, maxSettle)))
+}
+
+const maxSettle = 2 * time.Second
 
 // wait lets time pass.
 func wait(ctx context.Context, d time.Duration) error {

@@ -99,9 +99,10 @@ func TestNotHeld(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	defer srv.Close()
 	for name, change := range map[string]func(*examine.Config){
-		"the address":     func(c *examine.Config) { c.URL = "localhost:3000" },
-		"nothing to sign": func(c *examine.Config) { c.Secrets = nil },
-		"no case":         func(c *examine.Config) { c.Only = []string{"nonsense"} },
+		"the address":      func(c *examine.Config) { c.URL = "localhost:3000" },
+		"nothing to sign":  func(c *examine.Config) { c.Secrets = nil },
+		"no case":          func(c *examine.Config) { c.Only = []string{"nonsense"} },
+		"can't be reached": func(c *examine.Config) { c.URL = "http://127.0.0.1:1/" },
 		"broken count": func(c *examine.Config) {
 			c.Effects = func(context.Context) (int64, error) { return 0, errors.New("broken count") }
 		},

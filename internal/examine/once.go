@@ -140,7 +140,7 @@ func sameJob(ctx context.Context, x *exam) error {
 	want := int64(1)
 	if x.Config.Effects != nil {
 		// Nothing may come of it: it is watched for no longer than for one too many.
-		if err := wait(ctx, x.Settle); err != nil {
+		if err := x.settle(ctx); err != nil {
 			return err
 		}
 		now, err := x.Config.Effects(ctx)
