@@ -111,6 +111,12 @@ var (
 	ErrStale = errors.New("inbox: the lease is stale")
 )
 
+// Settlement ends one claim.
+type Settlement struct {
+	Lease
+	Outcome
+}
+
 // Store keeps entries. Times are arguments: a Store has no clock. Every method
 // may be called by any number of goroutines, and by several processes on one
 // database. What a method has changed is durable when it returns nil, as far as
@@ -146,6 +152,14 @@ type Store interface {
 	// It works in steps, so that others don't wait long. Dead letters and pending
 	// entries stay.
 	Sweep(ctx context.Context, source string, done, ids time.Time) error
+}
+
+// BatchSettler is what a Store may be, too: one that settles many claims at the cost
+// of few.
+type BatchSettler interface {
+	// SettleAll settles all of them in one step, and returns the indexes of those
+	// whose lease is stale, which are passed over.
+	SettleAll(ctx context.Context, all []Settlement) (stale []int, err error)
 }
 
 // Desk is what people do with the entries of a Store. Each engine has it.

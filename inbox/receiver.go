@@ -1,6 +1,7 @@
 package inbox
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,8 +35,8 @@ type Receiver struct {
 	MaxBody int64
 	// BodyTimeout is how long a body may take to arrive; 0 means 10 s.
 	BodyTimeout time.Duration
-	// AcceptTimeout is how long the store may take; 0 means 10 s. After it the
-	// sender is told to come again.
+	// AcceptTimeout, if not 0, is how long the store may take until the sender is told
+	// to come again. The engines give up by themselves after 10 s.
 	AcceptTimeout time.Duration
 
 	// Workers is how many calls of Func run at once; 0 means 8.
@@ -183,8 +184,12 @@ func (r *Receiver) receive(w http.ResponseWriter, q *http.Request) (first bool, 
 	if err := CheckID(m.ID); err != nil {
 		return false, &refusal{http.StatusBadRequest, "webhook-id must be printable ASCII, 512 bytes at most", err}
 	}
-	ctx, cancel := context.WithTimeout(q.Context(), orDefault(r.AcceptTimeout, 10*time.Second))
-	defer cancel()
+	ctx := q.Context()
+	if r.AcceptTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.AcceptTimeout)
+		defer cancel()
+	}
 	first, err = r.Accept(ctx, m)
 	if err != nil {
 		return false, &refusal{http.StatusServiceUnavailable, "the message can't be stored just now", err}
@@ -241,7 +246,7 @@ func (r *Receiver) Accept(ctx context.Context, m webhook.Message) (first bool, e
 	switch {
 	case taken && first && err == nil:
 		if !r.work.begin(e) { // Run has ended meanwhile.
-			r.release(context.Background(), e)
+			r.settle(context.Background(), []ended{released(e)})
 			r.work.free(1)
 		}
 	case taken:
@@ -255,6 +260,12 @@ func (r *Receiver) Accept(ctx context.Context, m webhook.Message) (first bool, e
 // eventType reads the event's type; what is not one that a database stores as it
 // is has none.
 func eventType(body []byte) string {
+	// Events of ringback and the Gemini API begin with it.
+	if rest, ok := bytes.CutPrefix(body, []byte(`{"type":"`)); ok {
+		if text, _, ok := bytes.Cut(rest[:min(len(rest), maxID)], []byte{'"'}); ok && bytes.IndexByte(text, '\\') < 0 && CheckID(string(text)) == nil {
+			return string(text)
+		}
+	}
 	var e struct {
 		Type string `json:"type"`
 	}
@@ -281,11 +292,6 @@ func errorText(err error) string {
 
 func (r *Receiver) lease() time.Duration { return orDefault(r.Lease, 30*time.Second) }
 func (r *Receiver) workers() int         { return orDefault(r.Workers, 8) }
-
-// capacity is how many entries are in hand that no call has finished: more than
-// calls run at once, so that claiming costs little for each, but few enough that
-// another process gets its share.
-func (r *Receiver) capacity() int { return 2 * r.workers() }
 
 // permanent is an error that another attempt would not mend.
 type permanent struct{ error }

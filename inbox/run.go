@@ -21,25 +21,26 @@ var errStopping = errors.New("inbox: the receiver is stopping")
 // Several processes may run receivers of one Source on one store.
 func (r *Receiver) Run(ctx context.Context) error {
 	w := &r.work
-	if !w.start(r.capacity()) {
+	if !w.start(r.workers()) {
 		return errors.New("inbox: Run is running already")
 	}
 	// Calls outlive ctx for a while.
 	calls, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
-	var workers, settling, beat sync.WaitGroup
+	var workers, settler, beat sync.WaitGroup
 	for range r.workers() {
 		workers.Go(func() {
 			for {
 				select {
 				case e := <-w.queue:
-					r.attempt(calls, e, &settling)
+					r.attempt(calls, e)
 				case <-ctx.Done():
 					return
 				}
 			}
 		})
 	}
+	settler.Go(func() { r.settleAll(calls) })
 	done := make(chan struct{})
 	beat.Go(func() { r.extend(done) })
 	beat.Go(func() { r.sweep(ctx) })
@@ -49,11 +50,12 @@ func (r *Receiver) Run(ctx context.Context) error {
 	timer := time.AfterFunc(orDefault(r.Grace, 10*time.Second), func() { cut(errStopping) })
 	defer timer.Stop()
 	for _, e := range w.stop() {
-		settling.Go(func() { r.release(calls, e) })
+		w.ended <- released(e)
 	}
 	workers.Wait()
 	w.wait()
-	settling.Wait()
+	close(w.ended)
+	settler.Wait()
 	close(done)
 	beat.Wait()
 	return nil
@@ -108,25 +110,34 @@ func (r *Receiver) claims(ctx context.Context) {
 
 // attempt calls fn on an entry, and has the outcome stored while the worker goes
 // on to the next.
-func (r *Receiver) attempt(calls context.Context, e *Entry, settling *sync.WaitGroup) {
+func (r *Receiver) attempt(calls context.Context, e *Entry) {
 	started := time.Now()
-	var o Outcome
+	x := ended{entry: e}
 	if e.Lost >= maxLost {
-		o = Outcome{State: Dead, Started: started, At: started,
+		x.outcome = Outcome{State: Dead, Started: started, At: started,
 			Error: fmt.Sprintf("the process died %d times while it worked on this; retry it if it was not the cause", e.Lost)}
 	} else {
 		err := r.call(calls, e)
-		o = r.judge(e, started, time.Now(), err)
+		x.outcome = r.judge(e, started, time.Now(), err)
+		r.work.took(x.outcome.At.Sub(started))
 		if err != nil && errors.Is(context.Cause(calls), errStopping) {
-			o = Outcome{State: Pending, Due: o.At, Started: started, At: o.At, Released: true}
+			x = released(e)
 		}
 	}
-	r.work.settles <- struct{}{}
-	settling.Go(func() {
-		r.settle(calls, e, o)
-		<-r.work.settles
-	})
+	r.work.ended <- x
 	r.work.free(1)
+}
+
+// ended is an attempt that came to an end, or an entry that is given back.
+type ended struct {
+	entry   *Entry
+	outcome Outcome
+}
+
+// released gives an entry back.
+func released(e *Entry) ended {
+	now := time.Now()
+	return ended{e, Outcome{State: Pending, Due: now, Started: now, At: now, Released: true}}
 }
 
 // call calls fn. A panic is an error: the other entries are not to suffer for it.
@@ -149,13 +160,26 @@ const (
 	// would be made again for nothing.
 	settleTries = 5
 	settleWait  = time.Second
-	// maxSettling bounds the outcomes that are being stored.
+	// maxSettling bounds the outcomes that wait to be stored.
 	maxSettling = 256
 )
 
-func (r *Receiver) settle(calls context.Context, e *Entry, o Outcome) {
-	defer r.work.settled(e)
-	var err error
+// settleAll stores outcomes as they come: each time all that have come meanwhile.
+func (r *Receiver) settleAll(calls context.Context) {
+	for x := range r.work.ended {
+		some := []ended{x}
+		for more := len(r.work.ended); more > 0; more-- { // Nobody else takes from it.
+			if x, ok := <-r.work.ended; ok {
+				some = append(some, x)
+			}
+		}
+		r.settle(calls, some)
+	}
+}
+
+// settle stores outcomes and tells of them.
+func (r *Receiver) settle(calls context.Context, some []ended) {
+	var errs []error
 	for try := range settleTries {
 		if try > 0 {
 			select {
@@ -163,46 +187,78 @@ func (r *Receiver) settle(calls context.Context, e *Entry, o Outcome) {
 			case <-calls.Done(): // The last try.
 			}
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-		err = r.store.Settle(ctx, e.Lease(), o)
-		cancel()
-		if err == nil || errors.Is(err, ErrStale) || try > 0 && calls.Err() != nil {
+		var again bool
+		if errs, again = r.offer(some); !again || try > 0 && calls.Err() != nil {
 			break
 		}
 	}
+	for i, x := range some {
+		r.work.settled(x.entry)
+		r.tell(x.entry, x.outcome, errs[i])
+	}
+}
+
+// offer offers outcomes to the store once, and says whether that should be tried
+// again. An engine doesn't refuse one, but others might: then each is offered alone.
+func (r *Receiver) offer(some []ended) (errs []error, again bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	errs = make([]error, len(some))
+	if s, ok := r.store.(BatchSettler); ok {
+		all := make([]Settlement, len(some))
+		for i, x := range some {
+			all[i] = Settlement{x.entry.Lease(), x.outcome}
+		}
+		stale, err := s.SettleAll(ctx, all)
+		for i := range errs {
+			errs[i] = err
+		}
+		for _, i := range stale {
+			errs[i] = ErrStale
+		}
+		return errs, err != nil
+	}
+	var wg sync.WaitGroup
+	for i, x := range some {
+		wg.Go(func() { errs[i] = r.store.Settle(ctx, x.entry.Lease(), x.outcome) })
+	}
+	wg.Wait()
+	for _, err := range errs {
+		again = again || err != nil && !errors.Is(err, ErrStale)
+	}
+	return errs, again
+}
+
+// tell logs and reports what came of an attempt. err: its outcome is not stored.
+func (r *Receiver) tell(e *Entry, o Outcome, err error) {
 	level, text := slog.LevelDebug, "attempt ended"
 	switch {
+	case errors.Is(err, ErrStale):
+		level, text = slog.LevelWarn, "the entry was taken over or purged while it was worked on"
 	case err != nil:
 		level, text = slog.LevelError, "the outcome could not be stored; the entry will be worked on again"
-		if errors.Is(err, ErrStale) {
-			level, text = slog.LevelWarn, "the entry was taken over or purged while it was worked on"
-		}
 	case o.State == Dead:
 		level, text = slog.LevelError, "dead letter"
 	case o.Error != "":
 		level, text = slog.LevelWarn, "attempt failed"
 	}
-	attrs := []slog.Attr{slog.String("source", e.Source), slog.String("id", e.ID), slog.String("type", e.Type), slog.Int("attempt", e.Attempts+1),
-		slog.String("state", string(o.State)), slog.Duration("took", o.At.Sub(o.Started))}
-	if o.Error != "" {
-		attrs = append(attrs, slog.String("reason", o.Error))
+	if log := r.log(); log.Enabled(context.Background(), level) {
+		attrs := []slog.Attr{slog.String("source", e.Source), slog.String("id", e.ID), slog.String("type", e.Type), slog.Int("attempt", e.Attempts+1),
+			slog.String("state", string(o.State)), slog.Duration("took", o.At.Sub(o.Started))}
+		if o.Error != "" {
+			attrs = append(attrs, slog.String("reason", o.Error))
+		}
+		if err != nil {
+			attrs = append(attrs, slog.Any("error", err))
+		}
+		log.LogAttrs(context.Background(), level, text, attrs...)
 	}
-	if err != nil {
-		attrs = append(attrs, slog.Any("error", err))
-	}
-	r.log().LogAttrs(context.Background(), level, text, attrs...)
 	if err == nil && o.State == Pending {
 		r.work.expectAt(o.Due)
 	}
 	if err == nil && !o.Released && r.OnAttempt != nil {
 		r.OnAttempt(e, o)
 	}
-}
-
-// release gives an entry back on which no call has begun.
-func (r *Receiver) release(calls context.Context, e *Entry) {
-	now := time.Now()
-	r.settle(calls, e, Outcome{State: Pending, Due: now, Started: now, At: now, Released: true})
 }
 
 // extend keeps the leases of what is in hand.
@@ -251,29 +307,32 @@ func (r *Receiver) sweep(ctx context.Context) {
 
 // work is what Run has in hand.
 type work struct {
-	wake    chan struct{} // Holds one element: there may be something to claim.
-	queue   chan *Entry   // Claimed, and no call has begun; never full.
-	settles chan struct{} // Has an element for each outcome that is being stored.
+	wake  chan struct{} // Holds one element: there may be something to claim.
+	queue chan *Entry   // Claimed, and no call has begun; never full.
+	ended chan ended    // Waits to be stored.
 
 	mu       sync.Mutex
 	running  bool
-	capacity int
-	taken    int  // Places that are reserved or have an entry whose call has not ended.
-	more     bool // There may be something to claim.
+	workers  int
+	average  time.Duration // Of the latest calls.
+	capacity int           // Places for entries; see took.
+	taken    int           // Places that are reserved or have an entry whose call has not ended.
+	more     bool          // There may be something to claim.
 	leases   map[Lease]struct{}
 	empty    chan struct{} // Closed when nothing is taken after the end.
 	timer    *time.Timer   // Of the retry that is due first.
 	soonest  time.Time
 }
 
-func (w *work) start(capacity int) bool {
+func (w *work) start(workers int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.running || w.empty != nil {
 		return false
 	}
-	w.running, w.capacity = true, capacity
-	w.queue, w.settles = make(chan *Entry, capacity), make(chan struct{}, maxSettling)
+	w.running, w.workers, w.average = true, workers, ahead
+	w.capacity = 2 * workers
+	w.queue, w.ended = make(chan *Entry, max(maxCapacity, w.capacity)), make(chan ended, maxSettling)
 	w.leases, w.empty = make(map[Lease]struct{}), make(chan struct{})
 	return true
 }
@@ -309,6 +368,22 @@ func (w *work) wait() {
 	w.mu.Lock()
 	w.empty = nil
 	w.mu.Unlock()
+}
+
+const (
+	// ahead is for how much work ahead of the workers entries are claimed.
+	ahead       = 100 * time.Millisecond
+	maxCapacity = 512
+)
+
+// took learns how long calls take. There are places for what the workers get
+// through in the time ahead, so that claiming costs little for each, and twice as
+// many as workers at least, but no more: others, too, want to have a share.
+func (w *work) took(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.average += (d - w.average) / 8
+	w.capacity = max(2*w.workers, min(maxCapacity, w.workers*int(ahead/max(w.average, time.Microsecond))))
 }
 
 func (w *work) hint() {
@@ -363,11 +438,11 @@ func (w *work) claimable() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := w.capacity - w.taken
-	if !w.running || !w.more || n < w.capacity/2 {
+	if !w.running || !w.more || n <= 0 || n < w.capacity/2 {
 		return 0
 	}
 	w.more = false
-	w.taken = w.capacity
+	w.taken += n
 	return n
 }
 

@@ -42,6 +42,8 @@ type Store struct {
 var (
 	_ inbox.Store = (*Store)(nil)
 	_ inbox.Desk  = (*Store)(nil)
+
+	_ inbox.BatchSettler = (*Store)(nil)
 )
 
 // New returns the inbox in the pool's database, and makes its tables,
@@ -84,9 +86,8 @@ type step struct {
 	accept *inbox.Entry
 	first  bool // What came of accept.
 
-	settle  *inbox.Lease
-	outcome inbox.Outcome
-	stale   bool // What came of settle.
+	settle []inbox.Settlement
+	stale  []int // What came of settle.
 }
 
 // The states as they are stored.
@@ -109,20 +110,30 @@ func (s *Store) Accept(ctx context.Context, e *inbox.Entry) (bool, error) {
 
 // Settle implements inbox.Store.
 func (s *Store) Settle(ctx context.Context, l inbox.Lease, o inbox.Outcome) error {
-	switch o.State {
-	case inbox.Pending, inbox.Done, inbox.Dead:
-	default:
-		return fmt.Errorf("settle %s: the outcome's state is %q; it must be pending, done or dead", l.ID, o.State)
-	}
-	x := &step{settle: &l, outcome: o}
-	err := s.writer.Do(ctx, x)
-	if err == nil && x.stale {
+	stale, err := s.SettleAll(ctx, []inbox.Settlement{{Lease: l, Outcome: o}})
+	if err == nil && len(stale) > 0 {
 		err = inbox.ErrStale
 	}
 	if err != nil {
 		return fmt.Errorf("settle %s: %w", l.ID, err)
 	}
 	return nil
+}
+
+// SettleAll implements inbox.BatchSettler.
+func (s *Store) SettleAll(ctx context.Context, all []inbox.Settlement) (stale []int, err error) {
+	for _, x := range all {
+		switch x.State {
+		case inbox.Pending, inbox.Done, inbox.Dead:
+		default:
+			return nil, fmt.Errorf("inbox: the outcome of %s is %q; it must be pending, done or dead", x.ID, x.State)
+		}
+	}
+	x := &step{settle: all}
+	if err := s.writer.Do(ctx, x); err != nil {
+		return nil, err
+	}
+	return x.stale, nil
 }
 
 // commit does a group in one transaction. When the database refuses one of the
@@ -232,35 +243,31 @@ func (s *Store) settle(batch *pgx.Batch, steps []*step) {
 	var state, counted []int32
 	var due, ended []*int64
 	var text []*string
-	var settled []*step
-	for _, x := range steps {
-		if x.settle == nil {
-			continue
-		}
-		settled = append(settled, x)
-		o := x.outcome
-		source, id, token = append(source, x.settle.Source), append(id, x.settle.ID), append(token, x.settle.Token)
-		more := int32(1)
-		if o.Released {
-			more = 0
-		}
-		counted = append(counted, more)
-		at, dueAt := o.At.UnixMicro(), o.Due.UnixMicro()
-		switch o.State {
-		case inbox.Pending:
-			state, due, ended = append(state, pending), append(due, &dueAt), append(ended, nil)
-		case inbox.Done:
-			state, due, ended = append(state, done), append(due, nil), append(ended, &at)
-		case inbox.Dead:
-			state, due, ended = append(state, dead), append(due, nil), append(ended, &at)
-		}
-		if o.Error == "" {
-			text = append(text, nil)
-		} else {
-			text = append(text, &o.Error)
+	for _, step := range steps {
+		for _, x := range step.settle {
+			source, id, token = append(source, x.Source), append(id, x.ID), append(token, x.Token)
+			more := int32(1)
+			if x.Released {
+				more = 0
+			}
+			counted = append(counted, more)
+			at, dueAt := x.At.UnixMicro(), x.Due.UnixMicro()
+			switch x.State {
+			case inbox.Pending:
+				state, due, ended = append(state, pending), append(due, &dueAt), append(ended, nil)
+			case inbox.Done:
+				state, due, ended = append(state, done), append(due, nil), append(ended, &at)
+			case inbox.Dead:
+				state, due, ended = append(state, dead), append(due, nil), append(ended, &at)
+			}
+			var why *string
+			if x.Error != "" {
+				why = &x.Error
+			}
+			text = append(text, why)
 		}
 	}
-	if len(settled) == 0 {
+	if len(source) == 0 {
 		return
 	}
 	batch.Queue(`WITH v AS MATERIALIZED (SELECT e.seq, v.* FROM ringback_inbox e
@@ -272,8 +279,13 @@ func (s *Store) settle(batch *pgx.Batch, steps []*step) {
 		FROM v WHERE e.seq = v.seq RETURNING e.source, e.id`,
 		source, id, token, state, counted, due, ended, text).Query(func(rows pgx.Rows) error {
 		changed, err := keys(rows)
-		for _, x := range settled {
-			x.stale = !changed[key{x.settle.Source, x.settle.ID}]
+		for _, step := range steps {
+			step.stale = nil
+			for i, x := range step.settle {
+				if !changed[key{x.Source, x.ID}] {
+					step.stale = append(step.stale, i)
+				}
+			}
 		}
 		return err
 	})
@@ -284,13 +296,13 @@ func (s *Store) settle(batch *pgx.Batch, steps []*step) {
 func (s *Store) failures(batch *pgx.Batch, steps []*step) {
 	var source, id, text []string
 	var token, started, took []int64
-	for _, x := range steps {
-		if x.settle == nil || x.outcome.Error == "" || x.outcome.Released {
-			continue
+	for _, step := range steps {
+		for _, x := range step.settle {
+			if x.Error != "" && !x.Released {
+				source, id, token, text = append(source, x.Source), append(id, x.ID), append(token, x.Token), append(text, x.Error)
+				started, took = append(started, x.Started.UnixMicro()), append(took, x.At.Sub(x.Started).Microseconds())
+			}
 		}
-		source, id, token = append(source, x.settle.Source), append(id, x.settle.ID), append(token, x.settle.Token)
-		started, took = append(started, x.outcome.Started.UnixMicro()), append(took, x.outcome.At.Sub(x.outcome.Started).Microseconds())
-		text = append(text, x.outcome.Error)
 	}
 	if len(source) == 0 {
 		return

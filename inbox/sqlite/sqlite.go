@@ -47,9 +47,12 @@ type Store struct {
 
 	// These are the writer's goroutine's alone.
 	changes map[string]driver.Stmt // Prepared on conn, by text.
+	claim   *sql.Stmt              // Prepared on conn.
 	texts   map[chunk]string
 	args    []driver.NamedValue
 	commits int
+
+	isDue *sql.Stmt // For everybody.
 
 	checkpoint  chan struct{} // Holds one element.
 	checkpoints sync.WaitGroup
@@ -58,6 +61,8 @@ type Store struct {
 var (
 	_ inbox.Store = (*Store)(nil)
 	_ inbox.Desk  = (*Store)(nil)
+
+	_ inbox.BatchSettler = (*Store)(nil)
 )
 
 // Open opens the file and makes it if it does not exist, readable for its owner
@@ -89,6 +94,12 @@ func Open(ctx context.Context, path string) (_ *Store, err error) {
 	s.read.SetMaxOpenConns(4)
 	s.read.SetMaxIdleConns(4)
 	if s.conn, err = s.write.Conn(ctx); err != nil {
+		return nil, fmt.Errorf("open the inbox: %w", err)
+	}
+	if s.isDue, err = s.read.PrepareContext(ctx, isDueSQL); err != nil {
+		return nil, fmt.Errorf("open the inbox: %w", err)
+	}
+	if s.claim, err = s.conn.PrepareContext(ctx, claimSQL); err != nil {
 		return nil, fmt.Errorf("open the inbox: %w", err)
 	}
 	s.checkpoints.Go(func() {
@@ -147,6 +158,11 @@ func (s *Store) Close() error {
 		close(s.checkpoint)
 		s.checkpoints.Wait()
 	}
+	for _, prepared := range []*sql.Stmt{s.isDue, s.claim} {
+		if prepared != nil {
+			errs = append(errs, prepared.Close())
+		}
+	}
 	for _, c := range s.changes {
 		errs = append(errs, c.Close())
 	}
@@ -164,14 +180,12 @@ func (s *Store) Close() error {
 // step is what one caller wants done: one of the three.
 type step struct {
 	accept *inbox.Entry
-	settle *settlement
-	do     func(*Store) error // It may run twice, so it sets what it returns anew.
-	first  bool               // What came of accept.
-}
+	first  bool // What came of accept.
 
-type settlement struct {
-	lease   inbox.Lease
-	outcome inbox.Outcome
+	settle []inbox.Settlement
+	stale  []int // What came of settle.
+
+	do func(*Store) error // It may run twice, so it sets what it returns anew.
 }
 
 // The states as they are stored.
@@ -185,22 +199,24 @@ const (
 var states = [...]inbox.State{pending: inbox.Pending, done: inbox.Done, dead: inbox.Dead}
 
 // errMissed fails a group in which a row was not found. Each step is then done
-// alone, and the one whose row it is learns that its lease is stale.
+// alone, and each row of it by itself, so that it is known whose lease is stale.
 var errMissed = errors.New("a row of the group is gone")
 
 // commit does a group in one transaction. When a step fails nobody else's work is
 // lost for it: each is done again in a transaction of its own.
 func (s *Store) commit(steps []*step, errs []error) {
-	if err := s.try(steps); err != nil {
-		if len(steps) > 1 && !machine(err) {
-			for i := range steps {
-				s.commit(steps[i:i+1], errs[i:i+1])
-			}
-			return
+	err := s.try(steps, false)
+	if err != nil && len(steps) > 1 && !machine(err) {
+		for i := range steps {
+			s.commit(steps[i:i+1], errs[i:i+1])
 		}
-		for i := range errs {
-			errs[i] = err
-		}
+		return
+	}
+	if errors.Is(err, errMissed) {
+		err = s.try(steps, true)
+	}
+	for i := range errs {
+		errs[i] = err
 	}
 	if s.commits++; s.commits == checkpointEvery {
 		s.commits = 0
@@ -231,7 +247,7 @@ func conflict(err error) bool {
 }
 
 // try does steps once. On an error nothing is changed.
-func (s *Store) try(steps []*step) (err error) {
+func (s *Store) try(steps []*step, each bool) (err error) {
 	if _, err := s.change("BEGIN IMMEDIATE"); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
@@ -243,7 +259,7 @@ func (s *Store) try(steps []*step) (err error) {
 	if err := s.accept(steps); err != nil {
 		return err
 	}
-	if err := s.settle(steps); err != nil {
+	if err := s.settle(steps, each); err != nil {
 		return err
 	}
 	for _, x := range steps {

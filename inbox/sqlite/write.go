@@ -22,10 +22,30 @@ func (s *Store) Accept(ctx context.Context, e *inbox.Entry) (bool, error) {
 
 // Settle implements inbox.Store.
 func (s *Store) Settle(ctx context.Context, l inbox.Lease, o inbox.Outcome) error {
-	if err := s.writer.Do(ctx, &step{settle: &settlement{l, o}}); err != nil {
+	stale, err := s.SettleAll(ctx, []inbox.Settlement{{Lease: l, Outcome: o}})
+	if err == nil && len(stale) > 0 {
+		err = inbox.ErrStale
+	}
+	if err != nil {
 		return fmt.Errorf("settle %s: %w", l.ID, err)
 	}
 	return nil
+}
+
+// SettleAll implements inbox.BatchSettler.
+func (s *Store) SettleAll(ctx context.Context, all []inbox.Settlement) (stale []int, err error) {
+	for _, x := range all {
+		switch x.State {
+		case inbox.Pending, inbox.Done, inbox.Dead:
+		default:
+			return nil, fmt.Errorf("inbox: the outcome of %s is %q; it must be pending, done or dead", x.ID, x.State)
+		}
+	}
+	x := &step{settle: all}
+	if err := s.writer.Do(ctx, x); err != nil {
+		return nil, err
+	}
+	return x.stale, nil
 }
 
 // statement is one for many rows: what comes before, for, and after them.
@@ -112,72 +132,86 @@ func (s *Store) accept(steps []*step) error {
 	return nil
 }
 
-// settle stores the outcomes of all steps.
-func (s *Store) settle(steps []*step) error {
-	var all []*settlement
+// settle stores the outcomes of all steps, many at a time or each by itself.
+func (s *Store) settle(steps []*step, each bool) error {
+	var all []*inbox.Settlement
 	for _, x := range steps {
-		if x.settle != nil {
-			all = append(all, x.settle)
+		x.stale = nil
+		for i := range x.settle {
+			all = append(all, &x.settle[i])
 		}
 	}
-	alone := len(steps) == 1
+	sizes := chunks[:]
+	if each {
+		sizes = chunks[len(chunks)-1:]
+	}
 	var args []any
-	for _, n := range chunks {
-		for len(all) >= n {
+	at := 0
+	for _, n := range sizes {
+		for len(all)-at >= n {
 			args = args[:0]
-			for _, x := range all[:n] {
+			for _, x := range all[at : at+n] {
 				if err := s.failure(x); err != nil {
 					return err
 				}
-				l, o := x.lease, x.outcome
-				var due, ended, text any
-				state, counted := pending, !o.Released
-				switch o.State {
-				case inbox.Pending:
-					due = o.Due.UnixMicro()
-				case inbox.Done:
-					state, ended = done, o.At.UnixMicro()
-				case inbox.Dead:
-					state, ended = dead, o.At.UnixMicro()
-				default:
-					return fmt.Errorf("the outcome's state is %q; it must be pending, done or dead", o.State)
-				}
-				if o.Error != "" {
-					text = o.Error
-				}
-				args = append(args, l.Source, l.ID, l.Token, state, counted, due, ended, text)
+				args = append(args, outcome(x)...)
 			}
-			all = all[n:]
 			changed, err := s.change(s.text(update, n), args...)
 			switch {
 			case err != nil:
 				return err
-			case changed < int64(n) && alone:
-				return inbox.ErrStale
-			case changed < int64(n):
+			case changed == int64(n):
+			case n == 1 && len(steps) == 1:
+				steps[0].stale = append(steps[0].stale, at)
+			default:
 				return errMissed
 			}
+			at += n
 		}
 	}
 	return nil
 }
 
+// outcome is the row of a settlement.
+func outcome(x *inbox.Settlement) []any {
+	var due, ended, text any
+	state := pending
+	switch x.State {
+	case inbox.Pending:
+		due = x.Due.UnixMicro()
+	case inbox.Done:
+		state, ended = done, x.At.UnixMicro()
+	case inbox.Dead:
+		state, ended = dead, x.At.UnixMicro()
+	}
+	if x.Error != "" {
+		text = x.Error
+	}
+	return []any{x.Source, x.ID, x.Token, state, !x.Released, due, ended, text}
+}
+
 // failure keeps a failed attempt.
-func (s *Store) failure(x *settlement) error {
-	if x.outcome.Error == "" || x.outcome.Released {
+func (s *Store) failure(x *inbox.Settlement) error {
+	if x.Error == "" || x.Released {
 		return nil
 	}
 	_, err := s.change(`INSERT INTO inbox_failures (entry, token, number, started, took, error)
 		SELECT seq, token, attempts + 1, ?, ?, ? FROM inbox_entries WHERE source = ? AND id = ? AND token = ? AND held = 1 AND due IS NOT NULL`,
-		x.outcome.Started.UnixMicro(), x.outcome.At.Sub(x.outcome.Started).Microseconds(), x.outcome.Error, x.lease.Source, x.lease.ID, x.lease.Token)
+		x.Started.UnixMicro(), x.At.Sub(x.Started).Microseconds(), x.Error, x.Source, x.ID, x.Token)
 	return err
 }
+
+const (
+	isDueSQL = `SELECT EXISTS (SELECT 1 FROM inbox_entries WHERE source = ? AND due <= ?)`
+	claimSQL = `UPDATE inbox_entries SET lost = lost + held, held = 1, token = token + 1, due = ?
+		WHERE seq IN (SELECT seq FROM inbox_entries WHERE source = ? AND due <= ? ORDER BY due LIMIT ?) RETURNING ` + columns + `, body`
+)
 
 // Claim implements inbox.Store.
 func (s *Store) Claim(ctx context.Context, source string, now, until time.Time, max int) ([]inbox.Entry, error) {
 	// Most often there is nothing, and the writer need not be troubled.
 	var any bool
-	err := s.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM inbox_entries WHERE source = ? AND due <= ?)`, source, now.UnixMicro()).Scan(&any)
+	err := s.isDue.QueryRowContext(ctx, source, now.UnixMicro()).Scan(&any)
 	if err != nil {
 		return nil, fmt.Errorf("claim: %w", err)
 	}
@@ -187,9 +221,7 @@ func (s *Store) Claim(ctx context.Context, source string, now, until time.Time, 
 	var claimed []inbox.Entry
 	err = s.writer.Do(ctx, &step{do: func(s *Store) error {
 		claimed = nil
-		rows, err := s.conn.QueryContext(context.Background(), `UPDATE inbox_entries SET lost = lost + held, held = 1, token = token + 1, due = ?
-			WHERE seq IN (SELECT seq FROM inbox_entries WHERE source = ? AND due <= ? ORDER BY due LIMIT ?) RETURNING `+columns+`, body`,
-			until.UnixMicro(), source, now.UnixMicro(), max)
+		rows, err := s.claim.QueryContext(context.Background(), until.UnixMicro(), source, now.UnixMicro(), max)
 		if err != nil {
 			return err
 		}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"runtime"
 	"sync"
-	"time"
 )
 
 // ErrClosed is returned once a writer is closed.
@@ -18,19 +17,13 @@ var ErrClosed = errors.New("the store is closed")
 // waits for the last.
 const maxGroup = 512
 
-// A group is held back when several steps are queued or were lately, but not once
-// it has enough, nor longer than gatherTime.
-const (
-	several    = 8
-	enough     = 128
-	gatherTime = time.Millisecond
-)
+// enough is when no more steps are waited for.
+const enough = 128
 
 // Writer commits the steps of its callers in groups, one group after the other.
 type Writer[S any] struct {
 	commit func(steps []S, errs []error)
 	done   chan struct{}
-	last   int // Steps of the latest group; the goroutine's alone.
 
 	mu     sync.Mutex
 	closed bool
@@ -66,7 +59,7 @@ func (w *Writer[S]) Do(ctx context.Context, step S) error {
 	w.queue = append(w.queue, waiter[S]{step, ready})
 	n := len(w.queue)
 	w.mu.Unlock()
-	if n == 1 || n == enough {
+	if n == 1 {
 		w.hint()
 	}
 	select {
@@ -121,7 +114,6 @@ func (w *Writer[S]) run() {
 			<-w.wake
 			continue
 		}
-		w.last = len(group)
 		steps, errs = steps[:0], errs[:0]
 		for _, g := range group {
 			steps, errs = append(steps, g.step), append(errs, nil)
@@ -134,28 +126,15 @@ func (w *Writer[S]) run() {
 	}
 }
 
-// gather waits a little for more steps, but only when several are queued already
-// and there were many lately: then a larger group costs each caller less than the
-// wait. A lone caller is served at once, and so are a few.
+// gather lets whoever is ready to run queue steps, too. On a machine that is busy that
+// makes groups, which cost each caller less than they wait; on one that is not it
+// costs nothing, and nobody waits for what may never come.
 func (w *Writer[S]) gather() {
-	n := w.queued()
-	if n == 1 {
-		// Whoever is ready to run may have more. On a machine that is busy that makes
-		// groups; on one that is not it costs nothing.
+	for n := w.queued(); 0 < n && n < enough; {
 		runtime.Gosched()
-		n = w.queued()
-	}
-	if n < 2 || n >= enough || n < several && w.last < several {
-		return
-	}
-	timer := time.NewTimer(gatherTime)
-	defer timer.Stop()
-	for n < enough {
-		select {
-		case <-timer.C:
+		before := n
+		if n = w.queued(); n == before {
 			return
-		case <-w.wake:
-			n = w.queued()
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 // Store is what an engine implements.
 type Store interface {
 	inbox.Store
+	inbox.BatchSettler
 	inbox.Desk
 }
 
@@ -38,7 +39,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		run  func(*testing.T, *suite)
 	}{
 		{"Accept", testAccept}, {"Doubles", testDoubles}, {"BornClaimed", testBornClaimed}, {"Claim", testClaim}, {"Claimers", testClaimers},
-		{"Lost", testLost}, {"Settle", testSettle}, {"Extend", testExtend}, {"Contention", testContention}, {"Released", testReleased}, {"Failures", testFailures},
+		{"Lost", testLost}, {"Settle", testSettle}, {"SettleAll", testSettleAll}, {"Extend", testExtend}, {"Contention", testContention}, {"Released", testReleased}, {"Failures", testFailures},
 		{"Entries", testEntries}, {"Retry", testRetry}, {"Purge", testPurge}, {"PurgeUnderWay", testPurgeUnderWay}, {"Sweep", testSweep}, {"Refused", testRefused},
 		{"Group", testGroup},
 	} {
@@ -330,6 +331,49 @@ func testSettle(t *testing.T, s *suite) {
 	}
 	if s.accept(entry("msg_1")) {
 		t.Error("the dead letter's double is the first")
+	}
+}
+
+// testSettleAll: stale ones cost the others nothing.
+func testSettleAll(t *testing.T, s *suite) {
+	const n = 90
+	for i := range n {
+		s.add(fmt.Sprint("msg_", i))
+	}
+	var all []inbox.Settlement
+	var want []int
+	for i, e := range s.claim(at(0), at(30), n) {
+		x := inbox.Settlement{Lease: e.Lease(), Outcome: done(at(1))}
+		switch i % 9 {
+		case 0:
+			x.Token++
+			want = append(want, i)
+		case 1:
+			x.Outcome = failed(inbox.Dead, at(0), at(1), time.Time{}, "no")
+		}
+		all = append(all, x)
+	}
+	for round := range 2 { // The second time all are stale.
+		stale, err := s.SettleAll(t.Context(), all)
+		if diff := cmp.Diff(want, stale); diff != "" || err != nil {
+			t.Error(diff, err)
+		}
+		if diff := cmp.Diff(map[inbox.State]int64{inbox.Done: n - n/9*2, inbox.Dead: n / 9, inbox.Pending: n / 9}, s.counts()); diff != "" {
+			t.Error(diff)
+		}
+		if round == 0 {
+			want = nil
+			for i := range all {
+				want = append(want, i)
+			}
+		}
+	}
+	all[1].State = "lost"
+	if _, err := s.SettleAll(t.Context(), all); err == nil {
+		t.Error("the state lost passes")
+	}
+	if stale, err := s.SettleAll(t.Context(), nil); len(stale) != 0 || err != nil {
+		t.Error(stale, err)
 	}
 }
 
