@@ -184,7 +184,9 @@ func (r *Receiver) receive(w http.ResponseWriter, q *http.Request) (first bool, 
 	if err := CheckID(m.ID); err != nil {
 		return false, &refusal{http.StatusBadRequest, "webhook-id must be printable ASCII, 512 bytes at most", err}
 	}
-	ctx := q.Context()
+	// A sender that hangs up has no say in whether the message is stored, and one that
+	// is stored is worked on at once.
+	ctx := context.WithoutCancel(q.Context())
 	if r.AcceptTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.AcceptTimeout)

@@ -295,6 +295,30 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
+// A sender that hangs up before the answer sends again; what it sent is stored and
+// worked on all the same, once.
+func TestHangUp(t *testing.T) {
+	called := make(chan string, 2)
+	f := newFixture(t, func(_ context.Context, e *inbox.Entry) error {
+		called <- e.ID
+		return nil
+	})
+	defer run(t, f.Receiver)()
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	for range 2 {
+		if w := f.post(signed(f.secret, "msg_1", time.Now(), body).WithContext(gone)); w.Code != http.StatusNoContent {
+			t.Fatalf("status %d: %s", w.Code, w.Body)
+		}
+	}
+	f.deliver(t, "msg_2")
+	got := []string{<-called, <-called}
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"msg_1", "msg_2"}) {
+		t.Errorf("worked on %v", got)
+	}
+}
+
 // TestSlowBody: a body that does not come in time holds up nobody.
 func TestSlowBody(t *testing.T) {
 	f := newFixture(t, nil)
