@@ -134,7 +134,7 @@ func TestConfigErrors(t *testing.T) {
 		"mail server":     {`server: "127.0.0.1:25"`, "server: smtp", `line 8: mail.m.server: "smtp" is not HOST:PORT, for example smtp.example.com:587`},
 		"fetch folder":    {"folder: /tmp", "folder: /nowhere/at/all", "line 24: routes[0].actions[5].fetch.folder: /nowhere/at/all is not a folder; make it"},
 		"fetch url":       {"folder: /tmp", "folder: /tmp, url: 'a b'", "line 24: routes[0].actions[5].fetch.url: unexpected token Identifier(\"b\") (1:3); names are source, id, type, timestamp, data, metadata, event, body, received"},
-		"alias bomb":      {"listen: 127.0.0.1:0", "x: &a [l,l,l,l,l,l,l,l,l]\ny: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nz: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nw: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]", "line 1: x: there is no such key; here are admin, data, databases, egress, grace, keep, keep_dead, listen, log, mail, max_running, retry, routes, servers, sources, timeout, tls, trusted_proxies"},
+		"alias bomb":      {"listen: 127.0.0.1:0", "x: &a [l,l,l,l,l,l,l,l,l]\ny: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nz: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nw: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]", "line 1: x: there is no such key; here are admin, data, databases, egress, grace, keep, keep_dead, listen, log, mail, max_running, reconcile, retry, routes, servers, sources, timeout, tls, trusted_proxies"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !strings.Contains(good, x.old) {
