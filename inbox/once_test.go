@@ -54,7 +54,7 @@ func sqlEngine(t *testing.T, db *sql.DB, d inbox.Dialect) engine {
 	t.Helper()
 	t.Cleanup(func() { _ = db.Close() })
 	db.SetMaxOpenConns(40) // The server has 60.
-	for range 2 { // The second time it is there.
+	for range 2 {          // The second time it is there.
 		if err := inbox.Create(t.Context(), db, d); err != nil {
 			t.Fatal(err)
 		}
