@@ -39,8 +39,8 @@ const (
 	sweepSQL = `DELETE FROM ringback_seen WHERE id IN (SELECT id FROM ringback_seen WHERE at < $1 ORDER BY at LIMIT 1000)`
 )
 
-// Once calls fn if the id was not claimed before, and reports whether it did. The
-// claim is a row that is written in tx, the caller's own transaction, in which fn
+// Once calls fn if the id was not claimed before, and reports whether it did and
+// succeeded. The claim is a row that is written in tx, the caller's own transaction, in which fn
 // writes its effect: both are committed or neither. It costs one statement.
 //
 // After an error the caller must roll back, which releases the claim, so that
@@ -79,7 +79,10 @@ func Once(ctx context.Context, tx Tx, id string, fn func() error) (first bool, e
 	if n == 0 {
 		return false, nil
 	}
-	return true, fn()
+	if err := fn(); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // Do is Once in a transaction of its own: it begins one, commits it when fn
@@ -92,10 +95,10 @@ func Do(ctx context.Context, db *sql.DB, id string, fn func(*sql.Tx) error) (fir
 	defer func() { _ = tx.Rollback() }() // Does nothing after the commit.
 	first, err = Once(ctx, tx, id, func() error { return fn(tx) })
 	if err != nil {
-		return first, err
+		return false, err
 	}
 	if err := tx.Commit(); err != nil {
-		return first, fmt.Errorf("inbox: commit %s: %w", id, err)
+		return false, fmt.Errorf("inbox: commit %s: %w", id, err)
 	}
 	return first, nil
 }

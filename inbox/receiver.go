@@ -52,7 +52,8 @@ type Receiver struct {
 	// worked on are extended, however long that takes.
 	Lease time.Duration
 	// Poll is how often the store is asked for work that nothing tells of: entries
-	// that another process accepted, retried or lost; 0 means 1 s.
+	// that another process accepted, retried or lost, and retries beside the one that
+	// is due first; 0 means 1 s.
 	Poll time.Duration
 	// Grace is how long calls under way may go on when Run is to end; 0 means 10 s.
 	Grace time.Duration
@@ -96,7 +97,8 @@ func DefaultDelays() []time.Duration {
 //     sender comes again.
 //
 // Nothing else is on the path of the request. fn is called by Run, which must be
-// running, here or in another process with the same store and Source.
+// running, here or in another process with the same store and Source. v may be nil
+// if messages come by Accept alone.
 //
 //	hook := inbox.Handler(verifier, store, fn)
 //	go hook.Run(ctx)

@@ -199,7 +199,7 @@ func (r *Receiver) settle(calls context.Context, some []ended) {
 }
 
 // offer offers outcomes to the store once, and says whether that should be tried
-// again. An engine doesn't refuse one, but others might: then each is offered alone.
+// again.
 func (r *Receiver) offer(some []ended) (errs []error, again bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()

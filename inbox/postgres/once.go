@@ -33,7 +33,7 @@ func Do(ctx context.Context, db DB, id string, fn func(pgx.Tx) error) (first boo
 		first, err = Once(ctx, tx, id, func() error { return fn(tx) })
 		return err
 	})
-	return first, err
+	return first && err == nil, err
 }
 
 // Create makes the table of Once, if it is not there.
