@@ -24,52 +24,121 @@ import (
 // steadyRate is how many messages a second come when latency is measured.
 const steadyRate = 500
 
+// receiving are the receivers that are measured: the part that each is, and its
+// arguments.
+var receiving = []struct {
+	what  string
+	role  string
+	args  []string
+	asked string
+}{
+	{"inbox.Handler, durable before 204, worked on beside", "receiver", nil, "≥ 0.50"},
+	{"ringback edge, durable before 204, routed beside", "edge", nil, "≥ 0.50"},
+	{"… with an sql action about each event, beside", "edge", []string{"-acting"}, ""},
+}
+
 // inbox compares receiving durably with a handler that only reads the body, under
-// the same load. Bare, ours, bare, …: each of ours is compared with the mean of the
-// two around it.
+// the same load. Bare, each of ours, bare, …: ours are compared with the mean of the
+// two around them.
 func (b *bench) inbox(ctx context.Context) error {
 	secret := webhook.NewSecret().Reveal()
-	var loops, p99s []float64
-	var ours series
+	var loops []float64
+	ours, p99s := make([]series, len(receiving)), make([][]float64, len(receiving))
 	for round := range b.Rounds + 1 {
 		bare, err := b.part(ctx, "bare")
 		if err != nil {
 			return err
 		}
 		loops = append(loops, bare.PerSecond)
-		if round > 0 {
-			ours.ratios = append(ours.ratios, ours.rates[round-1]/((loops[round-1]+loops[round])/2))
+		for i, x := range receiving {
+			if round > 0 {
+				ours[i].ratios = append(ours[i].ratios, ours[i].rates[round-1]/((loops[round-1]+loops[round])/2))
+			}
+			if round == b.Rounds {
+				continue
+			}
+			got, err := b.receive(ctx, "bare", secret, x.role, x.args...)
+			if err != nil {
+				return err
+			}
+			ours[i].add(got)
+			// Latency at a steady rate, of a new one, so that nothing is left to do from before.
+			if got, err = b.receive(ctx, "steady", secret, x.role, x.args...); err != nil {
+				return err
+			}
+			p99s[i] = append(p99s[i], got.P99)
 		}
-		if round == b.Rounds {
-			break
-		}
-		dir := fmt.Sprintf("%s/inbox-%d", b.dir, round)
-		r, err := spawn(ctx, "receiver", "-dir", dir, "-secret", secret)
-		if err != nil {
-			return err
-		}
-		got, err := run(ctx, "bare", "-sink", r.ready, "-secret", secret, "-time", b.Time.String(), "-in-flight", strconv.Itoa(b.InFlight))
-		got.PeakMB = peakMB(r.cmd.Process.Pid)
-		r.stop()
-		if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
-			return err
-		}
-		ours.add(got)
-		// Latency at a steady rate, of a new one, so that nothing is left to do from before.
-		if r, err = spawn(ctx, "receiver", "-dir", dir, "-secret", secret); err != nil {
-			return err
-		}
-		got, err = run(ctx, "steady", "-sink", r.ready, "-secret", secret, "-time", b.Time.String())
-		r.stop()
-		if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
-			return err
-		}
-		p99s = append(p99s, got.P99)
 	}
 	row("bare handler that reads the body", perSecond(median(loops)), "1.00", "", "")
-	row("inbox.Handler, durable before 204, worked on beside", perSecond(median(ours.rates)), ratio(median(ours.ratios)), "≥ 0.50", ours.peak())
-	row(fmt.Sprintf("… answered at %d messages a second, p99", steadyRate), fmt.Sprintf("%.1f ms", median(p99s)), "", "≤ 50 ms", "")
+	for i, x := range receiving {
+		row(x.what, perSecond(median(ours[i].rates)), ratio(median(ours[i].ratios)), x.asked, ours[i].peak())
+		row(fmt.Sprintf("… answered at %d messages a second, p99", steadyRate), fmt.Sprintf("%.1f ms", median(p99s[i])), "", "≤ 50 ms", "")
+	}
 	return nil
+}
+
+// receive runs a load against a new receiver.
+func (b *bench) receive(ctx context.Context, load, secret, role string, args ...string) (outcome, error) {
+	dir := b.dir + "/" + role
+	r, err := spawn(ctx, role, append(args, "-dir", dir, "-secret", secret)...)
+	if err != nil {
+		return outcome{}, err
+	}
+	got, err := run(ctx, load, "-sink", r.ready, "-secret", secret, "-time", b.Time.String(), "-in-flight", strconv.Itoa(b.InFlight))
+	got.PeakMB = peakMB(r.cmd.Process.Pid)
+	r.stop()
+	return got, errors.Join(err, os.RemoveAll(dir))
+}
+
+// edge runs a whole "ringback edge" with its defaults, its log in a file. Its route
+// is for other events than those that come, or for them all.
+func edge(ctx context.Context, o options) error {
+	app.TuneMemory()
+	stopProfile, err := o.profile()
+	if err != nil {
+		return err
+	}
+	defer stopProfile()
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return err
+	}
+	const variable = "BENCH_SECRET"
+	if err := os.Setenv(variable, o.Secret); err != nil {
+		return err
+	}
+	file := filepath.Join(o.Dir, "edge.yaml")
+	types := "batch.failed"
+	if o.Acting {
+		types = "*"
+	}
+	text := fmt.Sprintf(`
+listen: 127.0.0.1:0
+admin: {listen: "off"}
+data: %[1]q
+sources: {ringback: {path: /hook, secret_env: %[2]s}}
+databases: {results: {url: "sqlite:%[1]s/results.db"}}
+routes: [{name: all, type: %[3]q, actions: [{name: note, sql: {database: results, statements: [{sql: SELECT 1}]}}]}]
+`, o.Dir, variable, types)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return err
+	}
+	log, err := os.Create(filepath.Join(o.Dir, "log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	e, err := app.NewEdge(ctx, file, log)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	fmt.Println(e.URL() + "/hook")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	stop()
+	return <-ended
 }
 
 // receiver serves an inbox whose function does nothing.

@@ -36,6 +36,7 @@ func main() {
 	flag.IntVar(&o.InFlight, "in-flight", 64, "requests under way at once")
 	flag.StringVar(&o.Scheme, "scheme", "", "signature: v1, v1a or jwt (for the parts)")
 	flag.BoolVar(&o.Troubled, "troubled", false, "with the targets that make trouble (for the parts)")
+	flag.BoolVar(&o.Acting, "acting", false, "with an action about each event (for the parts)")
 	flag.IntVar(&o.Rows, "rows", 100_000, "rows of a batch; one of a tenth and one of ten times as many are run, too")
 	flag.StringVar(&o.Model, "model", "", "address of the model server (for the parts)")
 	flag.StringVar(&o.Only, "only", "", "one group of measurements: engine, server, targets, signatures, replay, batches, upstream, crowd, files, streams, tokens or inbox")
@@ -49,7 +50,7 @@ func main() {
 		"all": all, "sink": sink, "bare": bare, "deliver": deliveries, "fill": fill, "server": server,
 		"hanging": hanging, "uneven": uneven, "sign": sign, "replay": replay,
 		"model": model, "ask": ask, "disk": disk, "speaker": speaker,
-		"receiver": receiver, "steady": steady,
+		"receiver": receiver, "edge": edge, "steady": steady,
 	}
 	part := parts[role]
 	if part == nil {
@@ -69,6 +70,7 @@ type options struct {
 	InFlight   int
 	Scheme     string
 	Troubled   bool
+	Acting     bool
 	Rows       int
 	Model      string
 	Scenario   string
