@@ -31,6 +31,7 @@ type task struct {
 	*Event
 	action string // Its name, ROUTE/ACTION.
 	number int    // Of the attempt, from 1.
+	again  bool   // An attempt before this one may have got through.
 }
 
 // reason classifies in one word what came of an attempt. The list is closed: it

@@ -17,6 +17,7 @@ import (
 	"net/textproto"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -429,7 +430,7 @@ routes:
 	}
 	want := map[string]string{
 		"/v1beta/models/m:batchGenerateContent":     `{"batch":{"displayName":"msg_1"}}`,
-		"/v1beta/models/m:asyncBatchEmbedContent":   `{"batch":{}}`,
+		"/v1beta/models/m:asyncBatchEmbedContent":   `{"batch":{"displayName":"` + idempotencyKey(&task{Event: &Event{Source: "s", ID: "msg_1"}, action: "r/e"}) + `"}}`,
 		"/v1beta/models/veo-3.1:predictLongRunning": `{"instances":[{"prompt":"x"}]}`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -438,6 +439,75 @@ routes:
 	w.event("msg_2", `{"type":"a/../../b","data":{}}`)
 	if why := w.dead("r/v", "msg_2"); why != `misfit: model: "a/../../b" is not the name of a model` {
 		t.Error(why)
+	}
+}
+
+// TestBatchOnce: a batch whose answer was lost is found by its name and not made
+// again, at a server that knows no idempotency keys, such as Google's.
+func TestBatchOnce(t *testing.T) {
+	const other = `{"name":"batches/other","metadata":{"displayName":"other","createTime":"2100-01-01T00:00:00Z"}}`
+	for name, c := range map[string]struct {
+		made    bool   // The attempt whose answer is lost makes the batch.
+		before  string // What the list has before it.
+		list    int    // What asking for the list is answered first, if not 200.
+		posts   int32
+		outcome string
+	}{
+		"made":                  {made: true, posts: 1, outcome: "reason=done_before"},
+		"made, pages before it": {made: true, before: other, posts: 1, outcome: "reason=done_before"},
+		"not made":              {posts: 2, outcome: "result=batches/2"},
+		"the list is down":      {made: true, list: http.StatusServiceUnavailable, posts: 1, outcome: "reason=done_before"},
+		"a server without list": {made: true, list: http.StatusNotFound, posts: 2, outcome: "result=batches/2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var posts, lists atomic.Int32
+			var pages atomic.Value
+			pages.Store([]string{other, `{"name":"batches/old","metadata":{"displayName":"old","createTime":"2020-01-01T00:00:00Z"}}`})
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				all := pages.Load().([]string)
+				if r.Method == http.MethodGet {
+					if lists.Add(1) == 1 && c.list != 0 {
+						w.WriteHeader(c.list)
+						return
+					}
+					n, _ := strconv.Atoi(r.URL.Query().Get("pageToken")) // Empty is 0.
+					if n >= len(all) {
+						t.Error("it looks for what is older than the event")
+						return
+					}
+					fmt.Fprintf(w, `{"operations":[%s],"nextPageToken":"%d"}`, all[n], n+1)
+					return
+				}
+				var body struct {
+					Batch struct{ DisplayName, Model string }
+				}
+				if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.Batch.DisplayName == "" || body.Batch.Model != "x" {
+					t.Errorf("got %+v, %v", body, err)
+				}
+				n := posts.Add(1)
+				if n > 1 || c.made {
+					made := fmt.Sprintf(`{"name":"batches/%d","metadata":{"displayName":%q,"createTime":%q}}`, n, body.Batch.DisplayName, time.Now().UTC().Format(time.RFC3339Nano))
+					if c.before != "" {
+						all = append([]string{c.before, made}, all...)
+					} else {
+						all = append([]string{made}, all...)
+					}
+					pages.Store(all)
+				}
+				if n == 1 {
+					panic(http.ErrAbortHandler) // The answer is lost.
+				}
+				fmt.Fprintf(w, `{"name":"batches/%d"}`, n)
+			}))
+			defer srv.Close()
+			w := start(t, "servers: {google: {url: \""+srv.URL+"\"}}\n"+routed("job: {server: google, kind: batch, model: m, body: {batch: {model: x}}}"))
+			w.event("msg_1", succeeded)
+			w.log.waitFor(c.outcome)
+			w.done("r/a", "msg_1")
+			if n := posts.Load(); n != c.posts {
+				t.Errorf("submitted %d times", n)
+			}
+		})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +23,9 @@ type job struct {
 	kind   string
 	model  *template // Nil if the body names it.
 	body   value
+	// named: a batch is given the idempotency key for its name, by which an attempt
+	// finds what one before it has made (find).
+	named bool
 }
 
 // jobKinds are the kinds of jobs with the verb of a model's path.
@@ -56,6 +60,9 @@ func (k *kit) job(key string, c *Job) doer {
 	if j.body.members == nil {
 		k.at(key+".body", "it must be a mapping")
 		return j
+	}
+	if b := j.body.member("batch"); b != nil && b.members != nil && (c.Kind == "batch" || c.Kind == "embeddings") {
+		j.named = b.member("displayName") == nil && b.member("display_name") == nil
 	}
 	if c.Kind == "interaction" {
 		if j.body.member("background") == nil {
@@ -92,6 +99,9 @@ func idempotencyKey(t *task) string {
 // request is the request's path and body about an event.
 func (j *job) request(t *task) (*url.URL, []byte, error) {
 	body, err := j.body.appendJSON(nil, t.Event)
+	if err == nil && j.named {
+		body, err = withName(body, idempotencyKey(t))
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("body: %w", err)
 	}
@@ -113,16 +123,117 @@ func (j *job) request(t *task) (*url.URL, []byte, error) {
 	return &to, body, nil
 }
 
+// withName names the batch of a body that has no name.
+func withName(body []byte, name string) ([]byte, error) {
+	var all, batch map[string]json.RawMessage
+	if err := json.Unmarshal(body, &all); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(all["batch"], &batch); err != nil {
+		return nil, err
+	}
+	var err error
+	if batch["displayName"], err = json.Marshal(name); err != nil {
+		return nil, err
+	}
+	if all["batch"], err = json.Marshal(batch); err != nil {
+		return nil, err
+	}
+	return json.Marshal(all)
+}
+
+// header is that of every request to the server.
+func (j *job) header() http.Header {
+	h := http.Header{"User-Agent": {"ringback-edge"}}
+	if j.server.key != "" {
+		h["X-Goog-Api-Key"] = []string{j.server.key}
+	}
+	return h
+}
+
+const (
+	// maxListed bounds how many batches are looked through for one, maxPage the bytes
+	// of a page of them, which holds no results.
+	maxListed = 5000
+	maxPage   = 8 << 20
+	// clockSkew is how far a server's clock may be behind ours.
+	clockSkew = time.Hour
+)
+
+// find looks for the batch that an attempt before this one has made, if its answer
+// was lost: Google's API knows no idempotency keys, but lists batches with their
+// names, newest first. It returns "" if there is none, and a result if that can't be
+// known just now.
+func (j *job) find(ctx context.Context, name string, since time.Time) (string, *result) {
+	const page = 100
+	token := ""
+	for range maxListed / page {
+		to := *j.server.base
+		to.Path += "/v1beta/batches"
+		to.RawQuery = url.Values{"pageSize": {strconv.Itoa(page)}, "pageToken": {token}}.Encode()
+		now := time.Now()
+		resp, err := j.server.client.send(ctx, http.MethodGet, &to, j.header(), nil)
+		if err != nil {
+			r := unreached(err, j.server.client.key)
+			return "", &r
+		}
+		answer, err := egress.ReadBounded(resp, maxPage)
+		switch {
+		case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusNotImplemented:
+			return "", nil // A server without a list.
+		case resp.StatusCode/100 != 2:
+			r := status(resp, answer, now)
+			return "", &r
+		}
+		var list struct {
+			Operations []struct {
+				Name     string
+				Metadata struct {
+					DisplayName string
+					CreateTime  time.Time
+				}
+			}
+			NextPageToken string
+		}
+		if err == nil {
+			err = json.Unmarshal(answer, &list)
+		}
+		if err != nil {
+			r := failure(failed, "its list of batches can't be read: %v", err)
+			return "", &r
+		}
+		for _, op := range list.Operations {
+			switch m := &op.Metadata; {
+			case m.DisplayName == name:
+				return op.Name, nil
+			case !m.CreateTime.IsZero() && m.CreateTime.Before(since.Add(-clockSkew)):
+				return "", nil // The rest is older than the event.
+			}
+		}
+		if token = list.NextPageToken; token == "" {
+			return "", nil
+		}
+	}
+	return "", nil
+}
+
 func (j *job) do(ctx context.Context, t *task) result {
 	to, body, err := j.request(t)
 	if err != nil {
 		return unfit(err)
 	}
-	now := time.Now()
-	h := http.Header{"Content-Type": {"application/json"}, "User-Agent": {"ringback-edge"}, "Idempotency-Key": {idempotencyKey(t)}}
-	if j.server.key != "" {
-		h["X-Goog-Api-Key"] = []string{j.server.key}
+	if j.named && t.again {
+		if made, bad := j.find(ctx, idempotencyKey(t), t.Received); bad != nil {
+			return *bad
+		} else if made != "" {
+			r := success("%s", excerpt([]byte(made)))
+			r.reason = doneAgo
+			return r
+		}
 	}
+	now := time.Now()
+	h := j.header()
+	h["Content-Type"], h["Idempotency-Key"] = []string{"application/json"}, []string{idempotencyKey(t)}
 	resp, err := j.server.client.send(ctx, http.MethodPost, to, h, body)
 	if err != nil {
 		return unreached(err, j.server.client.key)

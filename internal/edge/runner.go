@@ -367,7 +367,7 @@ func (r *runner) attempt(a *action, e *inbox.Entry) (res result) {
 			res = failure(panicked, "panic: %v", v)
 		}
 	}()
-	return a.do(ctx, &task{Event: newEvent(source, id, e), action: a.name, number: e.Attempts + 1})
+	return a.do(ctx, &task{Event: newEvent(source, id, e), action: a.name, number: e.Attempts + 1, again: e.Token > 1})
 }
 
 // outcome decides what comes of an attempt.
