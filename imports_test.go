@@ -31,7 +31,7 @@ var stdlibOnly = []string{"", "webhook"}
 // they may import. All that is not named here stays out of their users' programs.
 var public = map[string][]string{
 	"inbox":          {"webhook"},
-	"inbox/sqlite":   {"inbox", "internal/group"},
+	"inbox/sqlite":   {"inbox", "internal/group", "internal/sqlitefile"},
 	"inbox/postgres": {"inbox", "internal/group"},
 }
 

@@ -10,19 +10,18 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	_ "embed"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
-	"sync"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"ringback.dev/inbox"
 	"ringback.dev/internal/group"
+	"ringback.dev/internal/sqlitefile"
 )
 
 //go:embed schema.sql
@@ -31,31 +30,17 @@ var schema string
 // version is that of the schema, in the file's user_version.
 const version = 1
 
-// The log is copied into the database by a goroutine of its own, while commits go
-// on: done by the writer, as is SQLite's default after 1000 pages, it keeps
-// everybody waiting. Only when the log has walPages the writer copies it.
-const (
-	walPages        = "8192" // 32 MiB.
-	checkpointEvery = 128    // Commits.
-)
-
 // Store implements inbox.Store and inbox.Desk.
 type Store struct {
 	write, read *sql.DB // write has one connection, the writer's.
-	conn        *sql.Conn
+	checkpoints *sqlitefile.Checkpointer
 	writer      *group.Writer[*step]
 
 	// These are the writer's goroutine's alone.
-	changes map[string]driver.Stmt // Prepared on conn, by text.
-	claim   *sql.Stmt              // Prepared on conn.
-	texts   map[chunk]string
-	args    []driver.NamedValue
-	commits int
+	conn  *sqlitefile.Conn
+	claim *sql.Stmt // Prepared on conn.
 
 	isDue *sql.Stmt // For everybody.
-
-	checkpoint  chan struct{} // Holds one element.
-	checkpoints sync.WaitGroup
 }
 
 var (
@@ -75,25 +60,25 @@ func Open(ctx context.Context, path string) (_ *Store, err error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("open the inbox: %w", err)
 	}
-	s := &Store{changes: make(map[string]driver.Stmt), texts: make(map[chunk]string), checkpoint: make(chan struct{}, 1)}
+	s := &Store{}
 	defer func() {
 		if err != nil {
 			_ = s.Close()
 		}
 	}()
-	if s.write, err = open(path, "&_txlock=immediate"); err != nil {
-		return nil, err
+	if s.write, err = sqlitefile.Open(path, sqlitefile.Options{Busy: busy, Immediate: true}); err != nil {
+		return nil, fmt.Errorf("open the inbox: %w", err)
 	}
 	s.write.SetMaxOpenConns(1)
 	if err := create(ctx, s.write); err != nil {
 		return nil, err
 	}
-	if s.read, err = open(path, "&_pragma=query_only(1)"); err != nil {
-		return nil, err
+	if s.read, err = sqlitefile.Open(path, sqlitefile.Options{Busy: busy, ReadOnly: true}); err != nil {
+		return nil, fmt.Errorf("open the inbox: %w", err)
 	}
 	s.read.SetMaxOpenConns(4)
 	s.read.SetMaxIdleConns(4)
-	if s.conn, err = s.write.Conn(ctx); err != nil {
+	if s.conn, err = sqlitefile.NewConn(ctx, s.write); err != nil {
 		return nil, fmt.Errorf("open the inbox: %w", err)
 	}
 	if s.isDue, err = s.read.PrepareContext(ctx, isDueSQL); err != nil {
@@ -102,26 +87,13 @@ func Open(ctx context.Context, path string) (_ *Store, err error) {
 	if s.claim, err = s.conn.PrepareContext(ctx, claimSQL); err != nil {
 		return nil, fmt.Errorf("open the inbox: %w", err)
 	}
-	s.checkpoints.Go(func() {
-		for range s.checkpoint {
-			// After an error, such as a full disk, the log just stays as long as it is.
-			_, _ = s.read.Exec("PRAGMA wal_checkpoint(PASSIVE)")
-		}
-	})
+	s.checkpoints = sqlitefile.NewCheckpointer(s.read)
 	s.writer = group.New(s.commit)
 	return s, nil
 }
 
-func open(path, extra string) (*sql.DB, error) {
-	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}).String() +
-		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-		"&_pragma=temp_store(MEMORY)&_pragma=cache_size(-16384)&_pragma=wal_autocheckpoint(" + walPages + ")" + extra
-	db, err := sql.Open("sqlite", dsn)
-	if err != nil {
-		return nil, fmt.Errorf("open the inbox: %w", err)
-	}
-	return db, nil
-}
+// busy is how long to wait for another process.
+const busy = 10 * time.Second
 
 // create makes the schema. The transaction is IMMEDIATE, so that of two processes
 // that start at once the second finds it made.
@@ -155,16 +127,12 @@ func (s *Store) Close() error {
 	var errs []error
 	if s.writer != nil {
 		s.writer.Close()
-		close(s.checkpoint)
-		s.checkpoints.Wait()
+		s.checkpoints.Close()
 	}
 	for _, prepared := range []*sql.Stmt{s.isDue, s.claim} {
 		if prepared != nil {
 			errs = append(errs, prepared.Close())
 		}
-	}
-	for _, c := range s.changes {
-		errs = append(errs, c.Close())
 	}
 	if s.conn != nil {
 		errs = append(errs, s.conn.Close())
@@ -218,13 +186,7 @@ func (s *Store) commit(steps []*step, errs []error) {
 	for i := range errs {
 		errs[i] = err
 	}
-	if s.commits++; s.commits == checkpointEvery {
-		s.commits = 0
-		select {
-		case s.checkpoint <- struct{}{}:
-		default:
-		}
-	}
+	s.checkpoints.Committed()
 }
 
 // machine reports whether an error is about the disk or the lock, and not about
@@ -248,12 +210,12 @@ func conflict(err error) bool {
 
 // try does steps once. On an error nothing is changed.
 func (s *Store) try(steps []*step, each bool) (err error) {
-	if _, err := s.change("BEGIN IMMEDIATE"); err != nil {
+	if _, err := s.conn.Change("BEGIN IMMEDIATE"); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			_, _ = s.change("ROLLBACK") // SQLite rolls back by itself after some failures.
+			_, _ = s.conn.Change("ROLLBACK") // SQLite rolls back by itself after some failures.
 		}
 	}()
 	if err := s.accept(steps); err != nil {
@@ -269,7 +231,7 @@ func (s *Store) try(steps []*step, each bool) (err error) {
 			}
 		}
 	}
-	if _, err := s.change("COMMIT"); err != nil {
+	if _, err := s.conn.Change("COMMIT"); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	return nil

@@ -2,13 +2,11 @@ package sqlite
 
 import (
 	"context"
-	"database/sql/driver"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"ringback.dev/inbox"
+	"ringback.dev/internal/sqlitefile"
 )
 
 // Accept implements inbox.Store.
@@ -48,46 +46,28 @@ func (s *Store) SettleAll(ctx context.Context, all []inbox.Settlement) (stale []
 	return x.stale, nil
 }
 
-// statement is one for many rows: what comes before, for, and after them.
-type statement struct{ head, row, tail string }
-
-// chunks are the numbers of rows for which a statement is kept.
-var chunks = [...]int{64, 16, 4, 1}
-
 const insertHead = `INSERT INTO inbox_entries
 	(source, id, type, scheme, sent, received, body, state, attempts, lost, held, token, due) VALUES `
 
 var (
-	insert = statement{head: insertHead, row: "(?, ?, ?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?)"}
+	insert = sqlitefile.Rows{Head: insertHead, Row: "(?, ?, ?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?)"}
 	// For one row, of which there may be a double.
-	insertNew = statement{head: insertHead, row: insert.row, tail: " ON CONFLICT DO NOTHING"}
+	insertNew = sqlitefile.Rows{Head: insertHead, Row: insert.Row, Tail: " ON CONFLICT DO NOTHING"}
 	// A row: source, id, token, state, attempts more, due, ended, error.
-	update = statement{
-		head: `UPDATE inbox_entries SET state = v.column4, attempts = attempts + v.column5, due = v.column6, ended = v.column7,
+	update = sqlitefile.Rows{
+		Head: `UPDATE inbox_entries SET state = v.column4, attempts = attempts + v.column5, due = v.column6, ended = v.column7,
 			error = coalesce(v.column8, error), held = 0 FROM (VALUES `,
-		row:  "(?, ?, ?, ?, ?, ?, ?, ?)",
-		tail: `) AS v WHERE source = v.column1 AND id = v.column2 AND token = v.column3 AND held = 1 AND due IS NOT NULL`,
+		Row:  sqlitefile.Row(8),
+		Tail: `) AS v WHERE source = v.column1 AND id = v.column2 AND token = v.column3 AND held = 1 AND due IS NOT NULL`,
 	}
 )
 
-// text is the statement for a number of rows.
-func (s *Store) text(of statement, rows int) string {
-	key := chunk{of, rows}
-	text := s.texts[key]
-	if text == "" {
-		text = of.head + strings.Repeat(of.row+", ", rows-1) + of.row + of.tail
-		s.texts[key] = text
-	}
-	return text
-}
-
-type chunk struct {
-	of   statement
-	rows int
-}
-
 func row(e *inbox.Entry) []any {
-	return []any{e.Source, e.ID, e.Type, e.Scheme, e.Sent.UnixMicro(), e.Received.UnixMicro(), e.Body, e.Working, e.Token, e.Due.UnixMicro()}
+	body := e.Body
+	if body == nil {
+		body = []byte{} // nil would be stored as NULL.
+	}
+	return []any{e.Source, e.ID, e.Type, e.Scheme, e.Sent.UnixMicro(), e.Received.UnixMicro(), body, e.Working, e.Token, e.Due.UnixMicro()}
 }
 
 // accept adds the entries of all steps, many at a time as long as all of them are
@@ -100,7 +80,7 @@ func (s *Store) accept(steps []*step) error {
 		}
 	}
 	var args []any
-	for _, n := range chunks {
+	for _, n := range sqlitefile.Chunks {
 		for len(all) >= n {
 			some := all[:n]
 			all = all[n:]
@@ -109,7 +89,7 @@ func (s *Store) accept(steps []*step) error {
 				for _, x := range some {
 					args = append(args, row(x.accept)...)
 				}
-				_, err := s.change(s.text(insert, n), args...)
+				_, err := s.conn.ChangeRows(insert, n, args...)
 				if err == nil {
 					for _, x := range some {
 						x.first = true
@@ -121,7 +101,7 @@ func (s *Store) accept(steps []*step) error {
 				}
 			}
 			for _, x := range some {
-				changed, err := s.change(s.text(insertNew, 1), row(x.accept)...)
+				changed, err := s.conn.ChangeRows(insertNew, 1, row(x.accept)...)
 				if err != nil {
 					return err
 				}
@@ -141,9 +121,9 @@ func (s *Store) settle(steps []*step, each bool) error {
 			all = append(all, &x.settle[i])
 		}
 	}
-	sizes := chunks[:]
+	sizes := sqlitefile.Chunks[:]
 	if each {
-		sizes = chunks[len(chunks)-1:]
+		sizes = []int{1}
 	}
 	var args []any
 	at := 0
@@ -156,7 +136,7 @@ func (s *Store) settle(steps []*step, each bool) error {
 				}
 				args = append(args, outcome(x)...)
 			}
-			changed, err := s.change(s.text(update, n), args...)
+			changed, err := s.conn.ChangeRows(update, n, args...)
 			switch {
 			case err != nil:
 				return err
@@ -195,7 +175,7 @@ func (s *Store) failure(x *inbox.Settlement) error {
 	if x.Error == "" || x.Released {
 		return nil
 	}
-	_, err := s.change(`INSERT INTO inbox_failures (entry, token, number, started, took, error)
+	_, err := s.conn.Change(`INSERT INTO inbox_failures (entry, token, number, started, took, error)
 		SELECT seq, token, attempts + 1, ?, ?, ? FROM inbox_entries WHERE source = ? AND id = ? AND token = ? AND held = 1 AND due IS NOT NULL`,
 		x.Started.UnixMicro(), x.At.Sub(x.Started).Microseconds(), x.Error, x.Source, x.ID, x.Token)
 	return err
@@ -245,7 +225,7 @@ func (s *Store) Claim(ctx context.Context, source string, now, until time.Time, 
 func (s *Store) Extend(ctx context.Context, leases []inbox.Lease, until time.Time) error {
 	err := s.writer.Do(ctx, &step{do: func(s *Store) error {
 		for _, l := range leases {
-			if _, err := s.change(`UPDATE inbox_entries SET due = ? WHERE source = ? AND id = ? AND token = ? AND held = 1 AND due IS NOT NULL`,
+			if _, err := s.conn.Change(`UPDATE inbox_entries SET due = ? WHERE source = ? AND id = ? AND token = ? AND held = 1 AND due IS NOT NULL`,
 				until.UnixMicro(), l.Source, l.ID, l.Token); err != nil {
 				return err
 			}
@@ -286,14 +266,14 @@ func (s *Store) Sweep(ctx context.Context, source string, done, ids time.Time) e
 	_, err := s.inSteps(ctx, func(s *Store) (int64, error) {
 		const chosen = `SELECT seq FROM inbox_entries WHERE source = ? AND state = 1 AND ended < ? ORDER BY ended LIMIT ?`
 		args := []any{source, done.UnixMicro(), batch}
-		if _, err := s.change(`DELETE FROM inbox_failures WHERE entry IN (`+chosen+`)`, args...); err != nil {
+		if _, err := s.conn.Change(`DELETE FROM inbox_failures WHERE entry IN (`+chosen+`)`, args...); err != nil {
 			return 0, err
 		}
-		return s.change(emptied+` WHERE seq IN (`+chosen+`)`, args...)
+		return s.conn.Change(emptied+` WHERE seq IN (`+chosen+`)`, args...)
 	})
 	if err == nil {
 		_, err = s.inSteps(ctx, func(s *Store) (int64, error) {
-			return s.change(`DELETE FROM inbox_entries WHERE seq IN
+			return s.conn.Change(`DELETE FROM inbox_entries WHERE seq IN
 				(SELECT seq FROM inbox_entries WHERE source = ? AND state = 3 AND ended < ? ORDER BY ended LIMIT ?)`, source, ids.UnixMicro(), batch)
 		})
 	}
@@ -310,59 +290,4 @@ func (s *Store) once(query string, args ...any) (int64, error) {
 		return 0, err
 	}
 	return r.RowsAffected()
-}
-
-// change runs a statement in the writer's transaction and tells how many rows it
-// changed. It speaks to the driver without database/sql in between, which would
-// copy the hundreds of arguments of a statement for many rows.
-func (s *Store) change(query string, args ...any) (n int64, err error) {
-	err = s.conn.Raw(func(connection any) error {
-		prepared, err := s.prepare(connection, query)
-		if err != nil {
-			return err
-		}
-		named := s.args[:0]
-		for i, a := range args {
-			switch v := a.(type) {
-			case int:
-				a = int64(v)
-			case []byte:
-				if v == nil {
-					a = []byte{} // nil would be stored as NULL.
-				}
-			}
-			named = append(named, driver.NamedValue{Ordinal: i + 1, Value: a})
-		}
-		s.args = named
-		r, err := prepared.ExecContext(context.Background(), named)
-		clear(named)
-		if err != nil {
-			return err
-		}
-		n, err = r.RowsAffected()
-		return err
-	})
-	return n, err
-}
-
-// prepare prepares a statement once. The texts are constants of this package,
-// so their number is bounded.
-func (s *Store) prepare(connection any, query string) (driver.StmtExecContext, error) {
-	prepared := s.changes[query]
-	if prepared == nil {
-		c, ok := connection.(driver.ConnPrepareContext)
-		if !ok {
-			return nil, fmt.Errorf("the driver's %T can't prepare", connection)
-		}
-		var err error
-		if prepared, err = c.PrepareContext(context.Background(), query); err != nil {
-			return nil, fmt.Errorf("prepare: %w", err)
-		}
-		s.changes[query] = prepared
-	}
-	e, ok := prepared.(driver.StmtExecContext)
-	if !ok {
-		return nil, errors.New("the driver's statements can't run")
-	}
-	return e, nil
 }

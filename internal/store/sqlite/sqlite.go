@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -27,6 +26,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"ringback.dev"
+	"ringback.dev/internal/sqlitefile"
 	"ringback.dev/internal/store"
 )
 
@@ -47,7 +47,7 @@ type Store struct {
 	writer *writer
 	memory memory
 
-	checkpoints checkpointer
+	checkpoints *sqlitefile.Checkpointer
 }
 
 var _ store.Store = (*Store)(nil)
@@ -69,37 +69,27 @@ func Open(ctx context.Context, dir string) (_ *Store, err error) {
 		return nil, err
 	}
 	path := filepath.Join(dir, fileName)
-	if s.write, err = open(path, ""); err != nil {
-		return nil, err
+	const busy = 5 * time.Second // Nobody but a person with another program has the file open.
+	if s.write, err = sqlitefile.Open(path, sqlitefile.Options{Busy: busy}); err != nil {
+		return nil, fmt.Errorf("open %s: %w", fileName, translate(err))
 	}
 	s.write.SetMaxOpenConns(1)
 	if err := migrate(ctx, s.write); err != nil {
 		return nil, err
 	}
-	if s.read, err = open(path, "&_pragma=query_only(1)"); err != nil {
-		return nil, err
+	if s.read, err = sqlitefile.Open(path, sqlitefile.Options{Busy: busy, ReadOnly: true}); err != nil {
+		return nil, fmt.Errorf("open %s: %w", fileName, translate(err))
 	}
 	s.read.SetMaxOpenConns(4)
 	s.read.SetMaxIdleConns(4)
 	if err := s.memory.load(ctx, s.read); err != nil {
 		return nil, fmt.Errorf("load %s: %w", fileName, translate(err))
 	}
-	s.checkpoints.start(s.read)
-	if s.writer, err = newWriter(ctx, s.write, s.checkpoints.ask); err != nil {
+	s.checkpoints = sqlitefile.NewCheckpointer(s.read)
+	if s.writer, err = newWriter(ctx, s.write, s.checkpoints.Committed); err != nil {
 		return nil, fmt.Errorf("start the writer: %w", translate(err))
 	}
 	return s, nil
-}
-
-func open(path, extra string) (*sql.DB, error) {
-	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}).String() +
-		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-		"&_pragma=temp_store(MEMORY)&_pragma=cache_size(-16384)&_pragma=wal_autocheckpoint(" + walPages + ")" + extra
-	db, err := sql.Open("sqlite", dsn)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", fileName, translate(err))
-	}
-	return db, nil
 }
 
 // lockFolder makes sure that this is the only process on the folder. The lock
@@ -158,7 +148,9 @@ func (s *Store) Close() error {
 	if s.writer != nil {
 		errs = append(errs, s.writer.close())
 	}
-	s.checkpoints.stop()
+	if s.checkpoints != nil {
+		s.checkpoints.Close()
+	}
 	for _, db := range []*sql.DB{s.read, s.write} {
 		if db != nil {
 			errs = append(errs, db.Close())

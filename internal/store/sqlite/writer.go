@@ -3,32 +3,27 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 
 	"ringback.dev"
+	"ringback.dev/internal/sqlitefile"
 )
 
 // writer is the one goroutine that changes the database. Callers queue steps;
 // it runs all that are queued in one transaction, commits it with one sync of
 // the disk, and only then answers them.
 type writer struct {
-	conn *sql.Conn
 	// These are the goroutine's alone.
-	queries map[string]*sql.Stmt   // By text; prepared on conn.
-	changes map[string]driver.Stmt // The same for what returns no rows.
-	args    []driver.NamedValue    // Those of the change that runs.
-	texts   map[chunk]string
-	seq     int64 // Of the latest event.
-	last    int   // Steps of the latest group.
-	commits int   // Since checkpoint was called.
-	// checkpoint asks for the log to be copied. It doesn't wait.
-	checkpoint func()
+	conn    *sqlitefile.Conn
+	queries map[string]*sql.Stmt // By text; prepared on conn.
+	seq     int64                // Of the latest event.
+	last    int                  // Steps of the latest group.
+
+	committed func() // Called after each group.
 
 	done chan struct{}
 
@@ -64,12 +59,12 @@ const (
 	gatherTime = time.Millisecond
 )
 
-func newWriter(ctx context.Context, db *sql.DB, checkpoint func()) (*writer, error) {
-	conn, err := db.Conn(ctx)
+func newWriter(ctx context.Context, db *sql.DB, committed func()) (*writer, error) {
+	conn, err := sqlitefile.NewConn(ctx, db)
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{conn: conn, checkpoint: checkpoint, queries: make(map[string]*sql.Stmt), changes: make(map[string]driver.Stmt), texts: make(map[chunk]string), done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	w := &writer{conn: conn, committed: committed, queries: make(map[string]*sql.Stmt), done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	err = conn.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'`).Scan(&w.seq)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -116,9 +111,6 @@ func (w *writer) close() error {
 	for _, s := range w.queries {
 		errs = append(errs, s.Close())
 	}
-	for _, s := range w.changes {
-		errs = append(errs, s.Close())
-	}
 	return errors.Join(append(errs, w.conn.Close())...)
 }
 
@@ -144,10 +136,7 @@ func (w *writer) run() {
 		}
 		w.last = len(group)
 		w.commit(group)
-		if w.commits++; w.commits == checkpointEvery {
-			w.commits = 0
-			w.checkpoint()
-		}
+		w.committed()
 	}
 }
 
@@ -256,27 +245,25 @@ func (b *bulk) add(args ...any) {
 	b.args = append(b.args, args...)
 }
 
-// many is a statement for many rows: its text before and after the rows.
-type many struct{ head, tail string }
-
 var (
-	insertEvents     = many{head: `INSERT INTO events (seq, id, project, type, job, body, created, skipped) VALUES `}
-	insertDeliveries = many{head: `INSERT INTO deliveries
-		(id, event, project, target, endpoint, uri, scheme, state, attempts, due, lease, node, created, updated) VALUES `}
-	insertAttempts = many{head: `INSERT INTO attempts
-		(delivery, number, started, status, answer, dns, connect, tls, first_byte, total, reason, error) VALUES `}
+	insertEvents     = sqlitefile.Rows{Head: `INSERT INTO events (seq, id, project, type, job, body, created, skipped) VALUES `, Row: sqlitefile.Row(8)}
+	insertDeliveries = sqlitefile.Rows{Head: `INSERT INTO deliveries
+		(id, event, project, target, endpoint, uri, scheme, state, attempts, due, lease, node, created, updated) VALUES `, Row: sqlitefile.Row(14)}
+	insertAttempts = sqlitefile.Rows{Head: `INSERT INTO attempts
+		(delivery, number, started, status, answer, dns, connect, tls, first_byte, total, reason, error) VALUES `, Row: sqlitefile.Row(12)}
 	// A row of outcomes: id, lease, state, attempts, due, reason, updated.
-	updateOutcomes = many{
-		head: `UPDATE deliveries SET state = v.column3, attempts = v.column4, due = v.column5, node = NULL, reason = v.column6, updated = v.column7
+	updateOutcomes = sqlitefile.Rows{
+		Head: `UPDATE deliveries SET state = v.column3, attempts = v.column4, due = v.column5, node = NULL, reason = v.column6, updated = v.column7
 			FROM (VALUES `,
-		tail: `) AS v WHERE deliveries.id = v.column1 AND deliveries.lease = v.column2 AND deliveries.node IS NOT NULL AND deliveries.state = 'pending'`,
+		Row:  sqlitefile.Row(7),
+		Tail: `) AS v WHERE deliveries.id = v.column1 AND deliveries.lease = v.column2 AND deliveries.node IS NOT NULL AND deliveries.state = 'pending'`,
 	}
 )
 
 // flush makes the gathered changes.
 func (t *tx) flush() error {
 	for _, x := range [...]struct {
-		of many
+		of sqlitefile.Rows
 		b  *bulk
 	}{{insertEvents, &t.events}, {insertDeliveries, &t.deliveries}, {updateOutcomes, &t.outcomes}, {insertAttempts, &t.attempts}} {
 		if err := t.all(x.of, x.b); err != nil {
@@ -286,30 +273,20 @@ func (t *tx) flush() error {
 	return nil
 }
 
-// chunks are the numbers of rows for which a statement is kept.
-var chunks = [...]int{64, 16, 4, 1}
-
 // errMissed fails a group in which a row was not found. Each step is then run
 // alone, and the one whose row it is learns that its lease is stale.
 var errMissed = errors.New("a row of the group is gone")
 
 // all runs a statement over all rows of b. Each must change a row.
-func (t *tx) all(of many, b *bulk) error {
+func (t *tx) all(of sqlitefile.Rows, b *bulk) error {
 	if b.rows == 0 {
 		return nil
 	}
 	alone := b.rows == 1
 	columns := len(b.args) / b.rows
-	for _, n := range chunks {
+	for _, n := range sqlitefile.Chunks {
 		for b.rows >= n {
-			key := chunk{of, n}
-			text := t.w.texts[key]
-			if text == "" {
-				row := "(" + strings.Repeat("?, ", columns-1) + "?)"
-				text = of.head + strings.Repeat(row+", ", n-1) + row + of.tail
-				t.w.texts[key] = text
-			}
-			changed, err := t.change(text, b.args[:n*columns]...)
+			changed, err := t.w.conn.ChangeRows(of, n, b.args[:n*columns]...)
 			if err != nil {
 				return err
 			}
@@ -325,67 +302,14 @@ func (t *tx) all(of many, b *bulk) error {
 	return nil
 }
 
-// chunk names a statement for so many rows.
-type chunk struct {
-	of   many
-	rows int
-}
-
 // exec makes a change.
 func (t *tx) exec(query string, args ...any) error {
 	_, err := t.change(query, args...)
 	return err
 }
 
-// change is exec that tells how many rows were changed. It speaks to the driver
-// without database/sql in between, which would copy the hundreds of arguments of
-// a statement for many rows.
-func (t *tx) change(query string, args ...any) (n int64, err error) {
-	err = t.w.conn.Raw(func(connection any) error {
-		s, err := t.w.prepare(connection, query)
-		if err != nil {
-			return err
-		}
-		named := t.w.args[:0]
-		for i, a := range args {
-			if small, ok := a.(int); ok {
-				a = int64(small)
-			}
-			named = append(named, driver.NamedValue{Ordinal: i + 1, Value: a})
-		}
-		t.w.args = named
-		r, err := s.ExecContext(context.Background(), named)
-		clear(named)
-		if err != nil {
-			return err
-		}
-		n, err = r.RowsAffected()
-		return err
-	})
-	return n, err
-}
-
-// prepare prepares a change once. The texts are made of constants of this
-// package, so their number is bounded.
-func (w *writer) prepare(connection any, query string) (driver.StmtExecContext, error) {
-	s := w.changes[query]
-	if s == nil {
-		c, ok := connection.(driver.ConnPrepareContext)
-		if !ok {
-			return nil, fmt.Errorf("the driver's %T can't prepare", connection)
-		}
-		var err error
-		if s, err = c.PrepareContext(context.Background(), query); err != nil {
-			return nil, fmt.Errorf("prepare: %w", err)
-		}
-		w.changes[query] = s
-	}
-	e, ok := s.(driver.StmtExecContext)
-	if !ok {
-		return nil, fmt.Errorf("the driver's %T can't run", s)
-	}
-	return e, nil
-}
+// change is exec that tells how many rows were changed.
+func (t *tx) change(query string, args ...any) (int64, error) { return t.w.conn.Change(query, args...) }
 
 // stmt prepares a query once.
 func (t *tx) stmt(query string) (*sql.Stmt, error) {
