@@ -5,11 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"runtime"
-	"sync"
-	"time"
 
 	"ringback.dev"
+	"ringback.dev/internal/group"
 	"ringback.dev/internal/sqlitefile"
 )
 
@@ -21,16 +19,10 @@ type writer struct {
 	conn    *sqlitefile.Conn
 	queries map[string]*sql.Stmt // By text; prepared on conn.
 	seq     int64                // Of the latest event.
-	last    int                  // Steps of the latest group.
 
 	committed func() // Called after each group.
 
-	done chan struct{}
-
-	mu     sync.Mutex
-	closed bool
-	queue  []*step
-	wake   chan struct{} // Holds one element.
+	group *group.Writer[*step]
 }
 
 // step is what one caller wants done.
@@ -44,32 +36,19 @@ type step struct {
 	// any later step: the place to change what is held in memory.
 	after func()
 	err   error
-	ready chan struct{}
 }
-
-// maxGroup bounds the steps of one transaction, and so how long the first of
-// them waits for the last.
-const maxGroup = 512
-
-// A group is held back when several steps are queued or were lately, but not once
-// it has enough, nor longer than gatherTime.
-const (
-	several    = 8
-	enough     = 128
-	gatherTime = time.Millisecond
-)
 
 func newWriter(ctx context.Context, db *sql.DB, committed func()) (*writer, error) {
 	conn, err := sqlitefile.NewConn(ctx, db)
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{conn: conn, committed: committed, queries: make(map[string]*sql.Stmt), done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	w := &writer{conn: conn, committed: committed, queries: make(map[string]*sql.Stmt)}
 	err = conn.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'`).Scan(&w.seq)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	go w.run()
+	w.group = group.New(w.commitAll)
 	return w, nil
 }
 
@@ -79,34 +58,15 @@ func (w *writer) submit(ctx context.Context, do func(*tx) error, after func()) e
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	s := &step{do: do, after: after, ready: make(chan struct{})}
-	w.mu.Lock()
-	if w.closed {
-		w.mu.Unlock()
-		return &ringback.Error{Code: ringback.Unavailable, Message: "the store is closed"}
+	err := w.group.Do(context.WithoutCancel(ctx), &step{do: do, after: after})
+	if errors.Is(err, group.ErrClosed) {
+		return &ringback.Error{Code: ringback.Unavailable, Message: "the store is closed", Cause: err}
 	}
-	w.queue = append(w.queue, s)
-	n := len(w.queue)
-	w.mu.Unlock()
-	if n == 1 || n == enough {
-		select {
-		case w.wake <- struct{}{}:
-		default:
-		}
-	}
-	<-s.ready
-	return s.err
+	return err
 }
 
 func (w *writer) close() error {
-	w.mu.Lock()
-	w.closed = true
-	w.mu.Unlock()
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-	<-w.done
+	w.group.Close()
 	var errs []error
 	for _, s := range w.queries {
 		errs = append(errs, s.Close())
@@ -114,98 +74,45 @@ func (w *writer) close() error {
 	return errors.Join(append(errs, w.conn.Close())...)
 }
 
-func (w *writer) run() {
-	defer close(w.done)
-	for {
-		w.gather()
-		w.mu.Lock()
-		group := w.queue
-		if len(group) > maxGroup {
-			group, w.queue = group[:maxGroup:maxGroup], group[maxGroup:]
-		} else {
-			w.queue = nil
-		}
-		closed := w.closed
-		w.mu.Unlock()
-		if len(group) == 0 {
-			if closed {
-				return
-			}
-			<-w.wake
-			continue
-		}
-		w.last = len(group)
-		w.commit(group)
-		w.committed()
+// commitAll commits a group and says what came of each step.
+func (w *writer) commitAll(steps []*step, errs []error) {
+	w.commit(steps)
+	for i, s := range steps {
+		errs[i] = s.err
 	}
+	w.committed()
 }
 
-// gather waits a little for more steps, but only when several are queued already
-// and there were many lately: then a larger group costs each caller less than the
-// wait. A lone caller is served at once, and so are a few.
-func (w *writer) gather() {
-	w.mu.Lock()
-	n := len(w.queue)
-	w.mu.Unlock()
-	if n == 1 {
-		// Whoever is ready to run may have more. On a machine that is busy that makes
-		// groups; on one that is not it costs nothing.
-		runtime.Gosched()
-		w.mu.Lock()
-		n = len(w.queue)
-		w.mu.Unlock()
-	}
-	if n < 2 || n >= enough || n < several && w.last < several {
-		return
-	}
-	timer := time.NewTimer(gatherTime)
-	defer timer.Stop()
-	for n < enough {
-		select {
-		case <-timer.C:
-			return
-		case <-w.wake:
-			w.mu.Lock()
-			n = len(w.queue)
-			w.mu.Unlock()
-		}
-	}
-}
-
-// commit runs a group in one transaction and answers its callers. When a step
-// fails in an unexpected way, nobody's work is lost for it: each is run again in
-// a transaction of its own.
-func (w *writer) commit(group []*step) {
-	if err := w.try(group); err != nil {
+// commit runs a group in one transaction. When a step fails in an unexpected way,
+// nobody's work is lost for it: each is run again in a transaction of its own.
+func (w *writer) commit(steps []*step) {
+	if err := w.try(steps); err != nil {
 		err = translate(err)
 		code := ringback.CodeOf(err)
-		if machine := code == ringback.StorageFull || code == ringback.Unavailable; len(group) > 1 && !machine {
-			for i := range group {
-				w.commit(group[i : i+1])
+		if machine := code == ringback.StorageFull || code == ringback.Unavailable; len(steps) > 1 && !machine {
+			for i := range steps {
+				w.commit(steps[i : i+1])
 			}
 			return
 		}
-		for _, s := range group {
+		for _, s := range steps {
 			s.err = err
 		}
 	}
-	for _, s := range group {
+	for _, s := range steps {
 		if s.err == nil && s.after != nil {
 			s.after()
 		}
 	}
-	for _, s := range group {
-		close(s.ready)
-	}
 }
 
 // try runs a group once. On an error nothing is changed.
-func (w *writer) try(group []*step) error {
+func (w *writer) try(steps []*step) error {
 	t := &tx{w: w}
 	if err := t.exec("BEGIN IMMEDIATE"); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	for _, s := range group {
+	for _, s := range steps {
 		s.err = s.do(t)
 		if s.err != nil && ringback.CodeOf(s.err) == "" {
 			t.rollback()
