@@ -317,8 +317,14 @@ func TestLog(t *testing.T) {
 		t.Errorf("got %v", jobs)
 	}
 	now := w.get("ours", "GET", "events?after=now", "")
-	if now["next"] != after || len(now["events"].([]any)) != 0 {
+	if now["next"] != after || now["last"] != ids[4] || len(now["events"].([]any)) != 0 {
 		t.Errorf("got %v", now)
+	}
+	if now := w.get("theirs", "GET", "events?after=now", ""); now["last"] != nil {
+		t.Errorf("got %v of nothing", now)
+	}
+	if v := w.get("ours", "GET", "events?from=2026-10-01T12:00:03Z&limit=1", ""); v["events"].([]any)[0].(map[string]any)["id"] != ids[2] {
+		t.Errorf("got %v", v)
 	}
 	e := w.get("ours", "GET", "events/"+ids[0], "")
 	d := e["deliveries"].([]any)[0].(map[string]any)
@@ -454,7 +460,7 @@ func TestRefused(t *testing.T) {
 	w.ok(err)
 	id := string(list[0].ID)
 	for path, hint := range map[string]string{
-		"events?limit=0": "limit:", "events?limit=x": "limit:", "events?after=x": "after: it is not a cursor", "events?types=nonsense": `unknown event "nonsense"`, "events?colour=1": `unknown parameter "colour"; possible are after`,
+		"events?limit=0": "limit:", "events?limit=x": "limit:", "events?after=x": "after: it is not a cursor", "events?from=today": "from:", "events?types=nonsense": `unknown event "nonsense"`, "events?colour=1": `unknown parameter "colour"; possible are after`,
 		"events?limit=1&limit=2": "limit: it is given twice", "events?after=%ff": "UTF-8", "events?a=%zz": "malformed", "deliveries?state=lost": "state:", "deliveries?from=today": "from:", "deliveries?before=" + "ZXZlbnRzIDE": "before:",
 		"jobs?kind=dance": "kind:", "jobs?state=dancing": "state:", "stream?after=x": "after:", "jobs/v1_j/timeline?x=1": "none is possible here",
 	} {
