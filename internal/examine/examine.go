@@ -11,13 +11,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"ringback.dev"
@@ -325,8 +323,7 @@ func (x *exam) send(ctx context.Context, m message) (post.Result, error) {
 		return r, context.Cause(ctx)
 	}
 	x.note(m.note, h, body, int64(len(body)), &r)
-	var name *net.DNSError
-	if errors.Is(r.Err, syscall.ECONNREFUSED) || errors.As(r.Err, &name) {
+	if r.Unreached() {
 		x.mu.Lock()
 		x.unreachable = r.Why()
 		x.mu.Unlock()
