@@ -131,7 +131,7 @@ func (c *reconcileCommand) source() (reconcile.Source, error) {
 // sender posts to the receiver that is named; nil if none is.
 func (c *reconcileCommand) sender() (*post.Sender, error) {
 	switch {
-	case c.To == "" && len(c.Secret) == 0:
+	case c.To == "" && !c.given():
 		return nil, nil
 	case !c.Deliver:
 		return nil, errors.New("--to and --secret are for --deliver")
