@@ -154,10 +154,20 @@ func when(flag, text string, now time.Time) (string, error) {
 			return t.UTC().Format(time.RFC3339), nil
 		}
 	}
-	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+	if d, err := duration(text); err == nil && d >= 0 {
 		return now.Add(-d).UTC().Format(time.RFC3339), nil
 	}
 	return "", fmt.Errorf("--%s: %q is neither a time (2026-10-01T12:00:00Z), a date (2026-10-01) nor an age (24h)", flag, text)
+}
+
+// duration reads a duration, also of days: 7d.
+func duration(text string) (time.Duration, error) {
+	days, ok := strings.CutSuffix(text, "d")
+	if !ok {
+		return time.ParseDuration(text)
+	}
+	n, err := strconv.ParseInt(days, 10, 16)
+	return time.Duration(n) * 24 * time.Hour, err
 }
 
 // local shows a server's time in the local zone, to the second.

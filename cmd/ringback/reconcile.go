@@ -38,7 +38,7 @@ was to hear. Of Google's API, which keeps no such log: ended batches that are no
   ringback reconcile --deliver --to https://me.example/hook --secret whsec_…
   ringback reconcile --gemini-key-env GEMINI_API_KEY --ledger collected.txt
 
-An event that is delivered so twice has the same webhook-id twice. What was delivered is noted in the ledger.`
+An event that is delivered so twice has the same webhook-id twice. What --to has accepted is noted in the ledger.`
 }
 
 func (c *reconcileCommand) Run(ctx context.Context, s *streams) error {
