@@ -35,7 +35,7 @@ type examineCommand struct {
 
 	Effects        string        `placeholder:"URL" help:"Address that counts what the receiver did: a number, a JSON array, or an object with a number count."`
 	EffectsCommand string        `placeholder:"COMMAND" help:"Shell command that prints such a count; any other text counts by its lines."`
-	EffectsWithin  time.Duration `default:"5s" help:"How long an effect may take after the answer."`
+	EffectsWithin  time.Duration `default:"5s" help:"How long an effect may take after the answer, and your receiver be busy with another attempt."`
 	Settle         time.Duration `default:"300ms" help:"How long to look whether there are too many effects."`
 	FailSet        []string      `sep:"none" placeholder:"PATH=VALUE" help:"Makes your receiver's work fail at an event's first attempt, such as data.examine_fail=once."`
 

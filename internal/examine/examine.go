@@ -48,8 +48,9 @@ type Config struct {
 	FailOnce func(body []byte) ([]byte, error)
 	// Effects, if not nil, counts what the receiver did.
 	Effects func(ctx context.Context) (int64, error)
-	// EffectsWithin is how long an effect may take after the answer, zero means 5 s;
-	// Settle how long it is watched whether there are too many, zero means 300 ms.
+	// EffectsWithin is how long an effect may take after the answer, and a receiver be
+	// busy with another attempt, zero means 5 s; Settle how long it is watched whether
+	// there are too many, zero means 300 ms.
 	EffectsWithin, Settle time.Duration
 	// Timeout bounds one message, zero means 15 s. Tolerance is how far a timestamp
 	// may be from the clock, zero means five minutes.

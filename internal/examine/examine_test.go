@@ -215,7 +215,7 @@ func TestBusy(t *testing.T) {
 	}))
 	defer srv.Close()
 	c := config(srv.URL, secret)
-	c.Only = []string{"hung-up", "concurrent"}
+	c.Only, c.EffectsWithin = []string{"hung-up", "concurrent"}, time.Minute
 	r, err := examine.Run(t.Context(), c, nil)
 	if err != nil {
 		t.Fatal(err)

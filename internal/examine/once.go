@@ -108,7 +108,7 @@ const tries = 5
 // receiver is busy.
 func (x *exam) again(ctx context.Context, m message) error {
 	m.note = "again"
-	end := time.Now().Add(x.Timeout)
+	end := time.Now().Add(x.EffectsWithin)
 	for i := 1; ; i++ {
 		m.at = time.Now()
 		r, err := x.send(ctx, m)
