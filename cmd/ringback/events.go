@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 type eventsCommand struct {
@@ -38,6 +39,7 @@ type eventsList struct {
 	Types  []string `placeholder:"TYPE" help:"Only events of these types, separated by commas."`
 	Job    string   `placeholder:"ID" help:"Only events of this job."`
 	After  string   `placeholder:"CURSOR" help:"Go on after this cursor; start: from the first event, now: only what happens from now on."`
+	From   string   `placeholder:"TIME" help:"Only events since then: a time, a date, or an age such as 24h."`
 	Limit  int      `placeholder:"N" help:"At most so many."`
 	Follow bool     `short:"f" help:"Show events as they happen, until interrupted."`
 }
@@ -53,7 +55,15 @@ func (c *eventsList) Run(ctx context.Context, s *streams) error {
 	q := url.Values{}
 	set(q, "types", strings.Join(c.Types, ","))
 	set(q, "after", c.After)
+	from, err := when("from", c.From, time.Now())
+	if err != nil {
+		return err
+	}
+	set(q, "from", from)
 	if c.Follow {
+		if from != "" && c.After == "" {
+			q.Set("after", "start")
+		}
 		if c.Job != "" || c.Limit > 0 {
 			return errors.New("--follow can't be combined with --job or --limit")
 		}
