@@ -73,7 +73,7 @@ func (c *reconcileCommand) Run(ctx context.Context, s *streams) error {
 		}
 	}
 	open := make([]outcome, 0, len(r.Gaps))
-	left, closed := 0, 0
+	left, closed, posted := 0, 0, 0
 	for i := range r.Gaps {
 		g := outcome{Gap: r.Gaps[i]}
 		if c.Deliver {
@@ -81,6 +81,9 @@ func (c *reconcileCommand) Run(ctx context.Context, s *streams) error {
 			if !c.JSON {
 				g.tell(newPaint(s.out))
 			}
+		}
+		if g.Closed && g.result != nil {
+			posted++
 		}
 		switch {
 		case g.Closed:
@@ -96,6 +99,9 @@ func (c *reconcileCommand) Run(ctx context.Context, s *streams) error {
 		}
 	} else if c.Deliver && left+closed > 0 {
 		fmt.Fprintf(s.out, "\n%d of %d closed\n", closed, left+closed)
+		if posted > 0 && o.Ledger == nil {
+			fmt.Fprintln(s.out, "what --to has accepted is remembered with --ledger only: without it, it is found again")
+		}
 	}
 	if left > 0 {
 		return silent(1)
@@ -212,8 +218,11 @@ func (g *outcome) close(ctx context.Context, from reconcile.Source, sender *post
 	if errors.Is(err, reconcile.ErrPost) && sender != nil {
 		var r post.Result
 		r, err = reconcile.Post(ctx, sender, to, &g.Gap, l)
-		g.result, g.Closed = &r, r.OK()
-		if err == nil && !r.OK() {
+		g.result, g.Closed = &r, r.OK() && err == nil
+		switch {
+		case err != nil: // The next run finds it again.
+			err = fmt.Errorf("it was accepted, but that can't be noted: %w", err)
+		case !r.OK():
 			err = errors.New(r.Why())
 		}
 	}
