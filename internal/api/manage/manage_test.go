@@ -622,12 +622,18 @@ func TestStream(t *testing.T) {
 	}
 	got = append(got, jobs(w.get("ours", "GET", "events?limit=1", ""))...)
 	for len(got) < n {
-		last = w.read(t, last, 1+len(got)%3, &got)
+		last = w.read(t, "", last, 1+len(got)%3, &got)
 	}
 	for i, j := range got {
 		if j != fmt.Sprintf("v1_%03d", i) {
 			t.Fatalf("got %v", got)
 		}
+	}
+	created := w.get("ours", "GET", "events?limit=1000", "")["events"].([]any)[n/2].(map[string]any)["created"].(string)
+	var since []string
+	w.read(t, "?from="+created, "start", 1, &since)
+	if since[0] != got[n/2] {
+		t.Errorf("since %s: got %v, want %s", created, since, got[n/2])
 	}
 }
 
@@ -639,11 +645,11 @@ func jobs(v map[string]any) (ids []string) {
 }
 
 // read opens the stream after a cursor, reads some events, and breaks off.
-func (w *world) read(t *testing.T, after string, some int, got *[]string) string {
+func (w *world) read(t *testing.T, query, after string, some int, got *[]string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", w.srv.URL+"/ringback/v1/stream", nil)
+	req, err := http.NewRequestWithContext(ctx, "GET", w.srv.URL+"/ringback/v1/stream"+query, nil)
 	w.ok(err)
 	req.Header.Set("X-Goog-Api-Key", "ours")
 	req.Header.Set("Last-Event-ID", after)
