@@ -210,24 +210,45 @@ func follow(r io.Reader, each func(name, id, data string) error) error {
 
 // subscription is what is done with the server's stream.
 type subscription struct {
-	// opened, if not nil, is called whenever the stream was opened; resume before it
-	// is opened again.
+	// opened, if not nil, is called whenever the stream was opened.
 	opened func()
-	resume func(ctx context.Context) error
-	// event is called with the cursor and the JSON of each event. Its error ends all.
-	event func(cursor, data string) error
+	// last is the event that the stream is to begin behind, if it is known.
+	last string
+	// event is called with the cursor of each event, its JSON, and what is read of it.
+	// Its error ends all.
+	event func(cursor, data string, e eventAnswer) error
+}
+
+// errForgotten: the server has not got the data that it had.
+var errForgotten = errors.New("the server does not know the last event any more: it runs on other data; begin again")
+
+// knows asks whether the server has an event; of none, it has.
+func (c *client) knows(ctx context.Context, event string) (bool, error) {
+	if event == "" {
+		return true, nil
+	}
+	var e struct{ Code string }
+	err := c.manage(ctx, http.MethodGet, "events/"+url.PathEscape(event), nil, &e)
+	var status *refusal
+	if errors.As(err, &status) && status.status == http.StatusNotFound {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // subscribe follows the server's stream until ctx ends, which is no error. After a
-// broken connection it resumes where it was. q holds the parameters; after is
-// kept up to date in it.
+// broken connection it resumes where it was, unless the server has other data now. q
+// holds the parameters; after is kept up to date in it.
 func (c *client) subscribe(ctx context.Context, s *streams, q url.Values, on subscription) error {
 	var final error // Not of the connection.
 	opened := false
 	for wait := time.Second; ; {
 		var err error
-		if opened && on.resume != nil {
-			err = on.resume(ctx)
+		if opened {
+			var known bool
+			if known, err = c.knows(ctx, on.last); err == nil && !known {
+				err = errForgotten
+			}
 		}
 		var resp *http.Response
 		if err == nil {
@@ -243,7 +264,13 @@ func (c *client) subscribe(ctx context.Context, s *streams, q url.Values, on sub
 					return nil
 				}
 				q.Set("after", id)
-				final = on.event(id, data)
+				var e eventAnswer
+				if err := json.Unmarshal([]byte(data), &e); err != nil {
+					final = fmt.Errorf("an event can't be read: %w", err)
+					return final
+				}
+				on.last = e.ID
+				final = on.event(id, data, e)
 				return final
 			})
 			_ = resp.Body.Close() // It has been read.

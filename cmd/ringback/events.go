@@ -67,7 +67,7 @@ func (c *eventsList) Run(ctx context.Context, s *streams) error {
 		if c.Job != "" || c.Limit > 0 {
 			return errors.New("--follow can't be combined with --job or --limit")
 		}
-		return c.subscribe(ctx, s, q, subscription{event: func(_, data string) error { return c.print(s, data) }})
+		return c.subscribe(ctx, s, q, subscription{event: func(_, data string, e eventAnswer) error { return c.print(s, data, e) }})
 	}
 	set(q, "job", c.Job)
 	all, err := pages[json.RawMessage](ctx, &c.client, "events", q, "after", "events", c.Limit)
@@ -93,14 +93,10 @@ func (c *eventsList) Run(ctx context.Context, s *streams) error {
 	return t.Flush()
 }
 
-func (c *eventsList) print(s *streams, data string) error {
+func (c *eventsList) print(s *streams, data string, e eventAnswer) error {
 	if c.JSON {
 		_, err := fmt.Fprintln(s.out, data)
 		return err
-	}
-	var e eventAnswer
-	if err := json.Unmarshal([]byte(data), &e); err != nil {
-		return fmt.Errorf("an event can't be read: %w", err)
 	}
 	_, err := fmt.Fprintf(s.out, "%s  %-28s  %s  %s\n", local(e.Created), e.Type, e.Job, e.ID)
 	return err

@@ -117,7 +117,6 @@ func (c *listenCommand) Run(ctx context.Context, s *streams) (err error) {
 	q := url.Values{"after": {f.state.Cursor}}
 	set(q, "types", strings.Join(c.Only, ","))
 	set(q, "from", f.from)
-	seen := f.state.Event // The last that arrived.
 	on := subscription{
 		opened: func() {
 			select {
@@ -125,21 +124,10 @@ func (c *listenCommand) Run(ctx context.Context, s *streams) (err error) {
 			default:
 			}
 		},
-		resume: func(ctx context.Context) error {
-			known, err := c.knows(ctx, seen)
-			if err == nil && !known {
-				err = errForgotten
-			}
-			return err
-		},
-		event: func(cursor, data string) error {
-			e := &forwarded{cursor: cursor}
-			if err := json.Unmarshal([]byte(data), &e.eventAnswer); err != nil {
-				return fmt.Errorf("an event can't be read: %w", err)
-			}
-			seen = e.ID
+		last: f.state.Event,
+		event: func(cursor, _ string, e eventAnswer) error {
 			select {
-			case arrived <- e:
+			case arrived <- &forwarded{eventAnswer: e, cursor: cursor}:
 			case <-ctx.Done():
 			}
 			return nil
@@ -392,23 +380,6 @@ func (f *forwarder) begin(ctx context.Context) (from string, err error) {
 	f.state = listened{Cursor: last.Next, Event: last.Last}
 	return from, f.save()
 }
-
-// knows asks whether the server has an event; of none, it has.
-func (c *client) knows(ctx context.Context, event string) (bool, error) {
-	if event == "" {
-		return true, nil
-	}
-	var e struct{ Code string }
-	err := c.manage(ctx, http.MethodGet, "events/"+url.PathEscape(event), nil, &e)
-	var status *refusal
-	if errors.As(err, &status) && status.status == http.StatusNotFound {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// errForgotten: the server has not got the data that it had.
-var errForgotten = errors.New("the server does not know the last event any more: it runs on other data; begin again with --since now or --since start")
 
 func (f *forwarder) save() error {
 	text, err := json.Marshal(f.state)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -88,5 +89,37 @@ func TestListenWaits(t *testing.T) {
 	text := out.String()
 	if n := strings.Count(text, "nobody listens"); n != 1 || len(got) != events || !strings.Contains(text, fmt.Sprintf("%d events accepted; the next", events)) {
 		t.Errorf("said %d times; %d of %d came; it ends with %s", n, len(got), events, text[max(len(text)-100, 0):])
+	}
+}
+
+// TestOtherData: a stream is not resumed, in silence, on a server that runs on other
+// data now; also if nothing has come yet.
+func TestOtherData(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/ringback/v1/events":
+			fmt.Fprint(w, `{"events":[],"next":"c1","last":"evt_1"}`)
+		case "/ringback/v1/stream":
+			if r.URL.Query().Get("after") != "c1" { // Of listen it is known from the beginning.
+				fmt.Fprint(w, "id: c1\nevent: event\ndata: {\"id\":\"evt_1\"}\n\n")
+			}
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	defer server.Close()
+	out := newScriptLog()
+	at := client{Server: server.URL, APIKey: "any"}
+	l := &listenCommand{client: at, signing: signing{Secret: []string{"whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}},
+		ForwardTo: server.URL, Timeout: time.Minute, State: filepath.Join(t.TempDir(), "state")}
+	e := &eventsList{client: at, Follow: true}
+	for _, c := range []interface {
+		Run(ctx context.Context, s *streams) error
+	}{l, e} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		if err := c.Run(ctx, &streams{out: out, err: out}); !errors.Is(err, errForgotten) {
+			t.Errorf("%T: %v\n%s", c, err, out)
+		}
+		cancel()
 	}
 }
