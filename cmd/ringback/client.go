@@ -61,13 +61,22 @@ func (c *client) open(ctx context.Context, method, path string, body any, timeou
 	req.Header.Set("X-Goog-Api-Key", c.APIKey)
 	resp, err := (&http.Client{Timeout: timeout}).Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("the server does not answer: %w", err)
+		return nil, unanswered(err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp, nil
 	}
 	defer resp.Body.Close()
 	return nil, refused(resp, c.Server)
+}
+
+// unanswered says why there is no answer, without the address and its query.
+func unanswered(err error) error {
+	var of *url.Error
+	if errors.As(err, &of) {
+		err = of.Err
+	}
+	return fmt.Errorf("the server does not answer: %w", err)
 }
 
 // create creates a job, trying again while the server does not answer: the key makes
