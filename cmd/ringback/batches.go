@@ -84,7 +84,7 @@ func (c *batchesCreate) Run(ctx context.Context, s *streams) error {
 	if !c.JSON {
 		fmt.Fprintln(s.err, op.Name)
 	}
-	return c.await(ctx, s, op.Name)
+	return c.awaitBatch(ctx, s, op.Name)
 }
 
 // batchName takes an id with or without its collection.
@@ -102,42 +102,34 @@ func state(op *genai.BatchOperation) string {
 	return strings.ToLower(strings.TrimPrefix(op.Metadata.State, "BATCH_STATE_"))
 }
 
-// await shows the progress of a batch until it has ended.
-func (c *client) await(ctx context.Context, s *streams, id string) error {
-	shown := newProgress(s.err, "rows", false, time.Now())
-	for {
-		op, err := c.batch(ctx, id)
-		if err != nil {
-			return err
+// awaitBatch shows the progress of a batch until it has ended, and then the batch.
+func (c *client) awaitBatch(ctx context.Context, s *streams, id string) error {
+	var op *genai.BatchOperation
+	err := await(ctx, s, "rows", func() (at standing, err error) {
+		if op, err = c.batch(ctx, id); err != nil {
+			return at, err
 		}
 		n := op.Metadata.BatchStats
-		note := ""
+		at = standing{have: int64(n.SuccessfulRequestCount + n.FailedRequestCount), total: int64(n.RequestCount), done: op.Done}
 		if n.FailedRequestCount > 0 {
-			note = thousands(int64(n.FailedRequestCount)) + " failed"
+			at.note = thousands(int64(n.FailedRequestCount)) + " failed"
 		}
-		shown.set(int64(n.SuccessfulRequestCount+n.FailedRequestCount), int64(n.RequestCount), note, time.Now())
-		if op.Done {
-			shown.end(time.Now())
-			if c.JSON {
-				err = printJSON(s, op)
-			} else {
-				err = showBatch(s, op)
-			}
-			if err == nil && state(op) != "succeeded" {
-				err = silent(1)
-			}
-			return err
-		}
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return at, nil
+	})
+	if err == nil {
+		err = c.showBatch(s, op)
 	}
+	if err == nil && state(op) != "succeeded" {
+		err = silent(1)
+	}
+	return err
 }
 
 // showBatch prints one batch.
-func showBatch(s *streams, op *genai.BatchOperation) error {
+func (c *client) showBatch(s *streams, op *genai.BatchOperation) error {
+	if c.JSON {
+		return printJSON(s, op)
+	}
 	m := &op.Metadata
 	n := m.BatchStats
 	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
@@ -162,23 +154,9 @@ type batchesList struct {
 }
 
 func (c *batchesList) Run(ctx context.Context, s *streams) error {
-	all := []genai.BatchOperation{}
-	for token := ""; ; {
-		var page struct {
-			Operations    []genai.BatchOperation
-			NextPageToken string
-		}
-		if err := c.call(ctx, http.MethodGet, "/batches?pageSize=100&pageToken="+url.QueryEscape(token), nil, &page); err != nil {
-			return err
-		}
-		all = append(all, page.Operations...)
-		if c.Limit > 0 && len(all) >= c.Limit {
-			all = all[:c.Limit]
-			break
-		}
-		if token = page.NextPageToken; token == "" {
-			break
-		}
+	all, err := operations[genai.BatchOperation](ctx, &c.client, "/batches", c.Limit)
+	if err != nil {
+		return err
 	}
 	if c.JSON {
 		return printJSON(s, map[string]any{"operations": all})
@@ -207,10 +185,7 @@ func (c *batchesGet) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
-	if c.JSON {
-		return printJSON(s, op)
-	}
-	return showBatch(s, op)
+	return c.showBatch(s, op)
 }
 
 type batchesWait struct {
@@ -218,7 +193,7 @@ type batchesWait struct {
 	ID string `arg:"" help:"The batch's name."`
 }
 
-func (c *batchesWait) Run(ctx context.Context, s *streams) error { return c.await(ctx, s, c.ID) }
+func (c *batchesWait) Run(ctx context.Context, s *streams) error { return c.awaitBatch(ctx, s, c.ID) }
 
 type batchesCancel struct {
 	client

@@ -61,13 +61,22 @@ func (c *client) open(ctx context.Context, method, path string, body any, timeou
 	req.Header.Set("X-Goog-Api-Key", c.APIKey)
 	resp, err := (&http.Client{Timeout: timeout}).Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("the server does not answer: %w", err)
+		return nil, unanswered(err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp, nil
 	}
 	defer resp.Body.Close()
 	return nil, refused(resp, c.Server)
+}
+
+// unanswered says why there is no answer, without the address and its query.
+func unanswered(err error) error {
+	var of *url.Error
+	if errors.As(err, &of) {
+		err = of.Err
+	}
+	return fmt.Errorf("the server does not answer: %w", err)
 }
 
 // create creates a job, trying again while the server does not answer: the key makes
@@ -154,10 +163,20 @@ func when(flag, text string, now time.Time) (string, error) {
 			return t.UTC().Format(time.RFC3339), nil
 		}
 	}
-	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+	if d, err := duration(text); err == nil && d >= 0 {
 		return now.Add(-d).UTC().Format(time.RFC3339), nil
 	}
 	return "", fmt.Errorf("--%s: %q is neither a time (2026-10-01T12:00:00Z), a date (2026-10-01) nor an age (24h)", flag, text)
+}
+
+// duration reads a duration, also of days: 7d.
+func duration(text string) (time.Duration, error) {
+	days, ok := strings.CutSuffix(text, "d")
+	if !ok {
+		return time.ParseDuration(text)
+	}
+	n, err := strconv.ParseInt(days, 10, 16)
+	return time.Duration(n) * 24 * time.Hour, err
 }
 
 // local shows a server's time in the local zone, to the second.
@@ -200,24 +219,45 @@ func follow(r io.Reader, each func(name, id, data string) error) error {
 
 // subscription is what is done with the server's stream.
 type subscription struct {
-	// opened, if not nil, is called whenever the stream was opened; resume before it
-	// is opened again.
+	// opened, if not nil, is called whenever the stream was opened.
 	opened func()
-	resume func(ctx context.Context) error
-	// event is called with the cursor and the JSON of each event. Its error ends all.
-	event func(cursor, data string) error
+	// last is the event that the stream is to begin behind, if it is known.
+	last string
+	// event is called with the cursor of each event, its JSON, and what is read of it.
+	// Its error ends all.
+	event func(cursor, data string, e eventAnswer) error
+}
+
+// errForgotten: the server has not got the data that it had.
+var errForgotten = errors.New("the server does not know the last event any more: it runs on other data; begin again")
+
+// knows asks whether the server has an event; of none, it has.
+func (c *client) knows(ctx context.Context, event string) (bool, error) {
+	if event == "" {
+		return true, nil
+	}
+	var e struct{ Code string }
+	err := c.manage(ctx, http.MethodGet, "events/"+url.PathEscape(event), nil, &e)
+	var status *refusal
+	if errors.As(err, &status) && status.status == http.StatusNotFound {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // subscribe follows the server's stream until ctx ends, which is no error. After a
-// broken connection it resumes where it was. q holds the parameters; after is
-// kept up to date in it.
+// broken connection it resumes where it was, unless the server has other data now. q
+// holds the parameters; after is kept up to date in it.
 func (c *client) subscribe(ctx context.Context, s *streams, q url.Values, on subscription) error {
 	var final error // Not of the connection.
 	opened := false
 	for wait := time.Second; ; {
 		var err error
-		if opened && on.resume != nil {
-			err = on.resume(ctx)
+		if opened {
+			var known bool
+			if known, err = c.knows(ctx, on.last); err == nil && !known {
+				err = errForgotten
+			}
 		}
 		var resp *http.Response
 		if err == nil {
@@ -233,7 +273,13 @@ func (c *client) subscribe(ctx context.Context, s *streams, q url.Values, on sub
 					return nil
 				}
 				q.Set("after", id)
-				final = on.event(id, data)
+				var e eventAnswer
+				if err := json.Unmarshal([]byte(data), &e); err != nil {
+					final = fmt.Errorf("an event can't be read: %w", err)
+					return final
+				}
+				on.last = e.ID
+				final = on.event(id, data, e)
 				return final
 			})
 			_ = resp.Body.Close() // It has been read.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -70,13 +69,7 @@ func brief(d time.Duration) string {
 
 // span reads how much time is to pass, in whole seconds.
 func span(text string) (time.Duration, error) {
-	trimmed := strings.TrimPrefix(text, "+")
-	d, err := time.ParseDuration(trimmed)
-	if days, ok := strings.CutSuffix(trimmed, "d"); ok {
-		var n int64
-		n, err = strconv.ParseInt(days, 10, 16)
-		d = time.Duration(n) * 24 * time.Hour
-	}
+	d, err := duration(strings.TrimPrefix(text, "+"))
 	if err != nil || d < time.Second {
 		return 0, fmt.Errorf("%q is not a time to pass, such as +24h, +90m or +7d, of a second at least", text)
 	}

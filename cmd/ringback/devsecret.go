@@ -16,6 +16,12 @@ type signing struct {
 	Secret []string `env:"RINGBACK_WEBHOOK_SECRET" placeholder:"whsec_…" help:"Secret that the receiver verifies with, or private key (whsk_…); several, the newest first, as during a rotation. Without one: this machine's development secret, made once and printed."`
 }
 
+// given reports whether secrets were named for this call. One in the environment
+// may be there for other commands.
+func (f *signing) given() bool {
+	return len(f.Secret) > 0 && strings.Join(f.Secret, ",") != os.Getenv("RINGBACK_WEBHOOK_SECRET")
+}
+
 // signers returns what to sign with, and the development secret if that is it.
 func (f *signing) signers() (with []webhook.Signer, own *webhook.Secret, err error) {
 	for _, text := range f.Secret {

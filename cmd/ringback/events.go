@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 type eventsCommand struct {
@@ -38,6 +39,7 @@ type eventsList struct {
 	Types  []string `placeholder:"TYPE" help:"Only events of these types, separated by commas."`
 	Job    string   `placeholder:"ID" help:"Only events of this job."`
 	After  string   `placeholder:"CURSOR" help:"Go on after this cursor; start: from the first event, now: only what happens from now on."`
+	From   string   `placeholder:"TIME" help:"Only events since then: a time, a date, or an age such as 24h."`
 	Limit  int      `placeholder:"N" help:"At most so many."`
 	Follow bool     `short:"f" help:"Show events as they happen, until interrupted."`
 }
@@ -53,11 +55,19 @@ func (c *eventsList) Run(ctx context.Context, s *streams) error {
 	q := url.Values{}
 	set(q, "types", strings.Join(c.Types, ","))
 	set(q, "after", c.After)
+	from, err := when("from", c.From, time.Now())
+	if err != nil {
+		return err
+	}
+	set(q, "from", from)
 	if c.Follow {
+		if from != "" && c.After == "" {
+			q.Set("after", "start")
+		}
 		if c.Job != "" || c.Limit > 0 {
 			return errors.New("--follow can't be combined with --job or --limit")
 		}
-		return c.subscribe(ctx, s, q, subscription{event: func(_, data string) error { return c.print(s, data) }})
+		return c.subscribe(ctx, s, q, subscription{event: func(_, data string, e eventAnswer) error { return c.print(s, data, e) }})
 	}
 	set(q, "job", c.Job)
 	all, err := pages[json.RawMessage](ctx, &c.client, "events", q, "after", "events", c.Limit)
@@ -83,14 +93,10 @@ func (c *eventsList) Run(ctx context.Context, s *streams) error {
 	return t.Flush()
 }
 
-func (c *eventsList) print(s *streams, data string) error {
+func (c *eventsList) print(s *streams, data string, e eventAnswer) error {
 	if c.JSON {
 		_, err := fmt.Fprintln(s.out, data)
 		return err
-	}
-	var e eventAnswer
-	if err := json.Unmarshal([]byte(data), &e); err != nil {
-		return fmt.Errorf("an event can't be read: %w", err)
 	}
 	_, err := fmt.Fprintf(s.out, "%s  %-28s  %s  %s\n", local(e.Created), e.Type, e.Job, e.ID)
 	return err

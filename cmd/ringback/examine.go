@@ -35,7 +35,7 @@ type examineCommand struct {
 
 	Effects        string        `placeholder:"URL" help:"Address that counts what the receiver did: a number, a JSON array, or an object with a number count."`
 	EffectsCommand string        `placeholder:"COMMAND" help:"Shell command that prints such a count; any other text counts by its lines."`
-	EffectsWithin  time.Duration `default:"5s" help:"How long an effect may take after the answer."`
+	EffectsWithin  time.Duration `default:"5s" help:"How long an effect may take after the answer, and your receiver be busy with another attempt."`
 	Settle         time.Duration `default:"300ms" help:"How long to look whether there are too many effects."`
 	FailSet        []string      `sep:"none" placeholder:"PATH=VALUE" help:"Makes your receiver's work fail at an event's first attempt, such as data.examine_fail=once."`
 
@@ -96,6 +96,13 @@ func (c *examineCommand) Run(ctx context.Context, s *streams) (err error) {
 	if err := e.Check(); err != nil {
 		return err
 	}
+	var junit *os.File
+	if c.JUnit != "" { // Now, and not when all is done.
+		if junit, err = os.Create(c.JUnit); err != nil {
+			return fmt.Errorf("--junit: %w", err)
+		}
+		defer junit.Close()
+	}
 	p := newPaint(s.out)
 	if !c.JSON {
 		fmt.Fprintf(p.w, "\n  %s\n\n", p.bold("ringback examine "+c.URL))
@@ -127,11 +134,14 @@ func (c *examineCommand) Run(ctx context.Context, s *streams) (err error) {
 	}
 	report, err := examine.Run(ctx, e, tell)
 	if err != nil {
+		if junit != nil {
+			err = errors.Join(err, os.Remove(c.JUnit)) // An empty file is no report.
+		}
 		return err
 	}
 	tell(nil)
-	if c.JUnit != "" {
-		if err := c.junit(report); err != nil {
+	if junit != nil {
+		if err := errors.Join(report.JUnit(junit), junit.Close()); err != nil {
 			return fmt.Errorf("--junit: %w", err)
 		}
 	}
@@ -182,9 +192,10 @@ func (c *examineCommand) config() (e examine.Config, said [][2]string, err error
 		if err != nil {
 			return nil, err
 		}
-		return edit(body, c.Set)
+		return edit("--set", body, c.Set)
 	}
-	if _, err := e.Event(time.Now()); err != nil {
+	sample, err := e.Event(time.Now())
+	if err != nil {
 		return e, nil, err
 	}
 	e.Another = func(of []byte, at time.Time) ([]byte, error) {
@@ -198,7 +209,10 @@ func (c *examineCommand) config() (e examine.Config, said [][2]string, err error
 		return jsjson.Set(of, "type", jsjson.AppendString(nil, string(other)))
 	}
 	if len(c.FailSet) > 0 {
-		e.FailOnce = func(body []byte) ([]byte, error) { return edit(body, c.FailSet) }
+		e.FailOnce = func(body []byte) ([]byte, error) { return edit("--fail-set", body, c.FailSet) }
+		if _, err := e.FailOnce(sample); err != nil {
+			return e, nil, err
+		}
 	}
 	switch {
 	case c.Effects != "" && c.EffectsCommand != "":
@@ -386,12 +400,4 @@ func (c *examineCommand) sum(p paint, r *examine.Report) {
 		text = p.green("✓ full marks: ") + text
 	}
 	fmt.Fprintf(p.w, "\n  %s\n\n", text)
-}
-
-func (c *examineCommand) junit(r *examine.Report) error {
-	f, err := os.Create(c.JUnit)
-	if err != nil {
-		return err
-	}
-	return errors.Join(r.JUnit(f), f.Close())
 }

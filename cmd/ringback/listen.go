@@ -26,7 +26,7 @@ type listenCommand struct {
 	Since     string        `placeholder:"WHEN" help:"Where to begin: now, start, an age (2h), a time, or a cursor. Without it: where the earlier run ended, or now."`
 	Print     bool          `help:"Print the body of each event too."`
 	Record    string        `placeholder:"FILE" help:"Append what was sent to this file, a JSON object per line; ringback replay sends it again."`
-	Retries   int           `default:"10" help:"How often an event is tried again that was not accepted."`
+	Retries   int           `default:"10" help:"How often an event is tried again that was not accepted. While nobody listens at the address nothing is given up, except with --limit."`
 	Timeout   time.Duration `default:"30s" help:"How long your receiver may take."`
 	Limit     int           `placeholder:"N" help:"End when so many events were accepted or given up; the exit code is 1 if one was given up."`
 	State     string        `placeholder:"FILE" help:"File that remembers where to go on; by default one for each server and receiver, in your configuration folder."`
@@ -35,7 +35,8 @@ type listenCommand struct {
 // Help shows more than the flags.
 func (listenCommand) Help() string {
 	return `Every event of the project goes to your receiver as the server would send it, signed with a development secret, without registering a webhook: a tunnel
-is not needed, and the server may be elsewhere. An event has the same webhook-id each time. What is not accepted is tried again.
+is not needed, and the server may be elsewhere. An event has the same webhook-id each time. What is not accepted is tried again; while nobody listens at
+the address, listen waits for it. With --json each attempt is a line as in a recording.
 
   ringback listen --forward-to http://localhost:3000/hook
   ringback listen --forward-to http://localhost:3000/hook --only batch.failed --print
@@ -78,9 +79,10 @@ type forwarder struct {
 	file   string // Of the state.
 	state  listened
 	record *os.File
-	after  time.Time // Older events are passed over.
+	from   string // A time: older events are passed over. Empty for all.
 
 	open            []*forwarded // Not settled, or behind one that is not; in the order of the feed.
+	away            *forwarded   // The one that met nobody at the address; the others wait for it.
 	accepted, given int
 }
 
@@ -114,7 +116,7 @@ func (c *listenCommand) Run(ctx context.Context, s *streams) (err error) {
 	opened := make(chan struct{}, 1)
 	q := url.Values{"after": {f.state.Cursor}}
 	set(q, "types", strings.Join(c.Only, ","))
-	seen := f.state.Event // The last that arrived.
+	set(q, "from", f.from)
 	on := subscription{
 		opened: func() {
 			select {
@@ -122,21 +124,10 @@ func (c *listenCommand) Run(ctx context.Context, s *streams) (err error) {
 			default:
 			}
 		},
-		resume: func(ctx context.Context) error {
-			known, err := c.knows(ctx, seen)
-			if err == nil && !known {
-				err = errForgotten
-			}
-			return err
-		},
-		event: func(cursor, data string) error {
-			e := &forwarded{cursor: cursor}
-			if err := json.Unmarshal([]byte(data), &e.eventAnswer); err != nil {
-				return fmt.Errorf("an event can't be read: %w", err)
-			}
-			seen = e.ID
+		last: f.state.Event,
+		event: func(cursor, _ string, e eventAnswer) error {
 			select {
-			case arrived <- e:
+			case arrived <- &forwarded{eventAnswer: e, cursor: cursor}:
 			case <-ctx.Done():
 			}
 			return nil
@@ -155,6 +146,14 @@ func (c *listenCommand) Run(ctx context.Context, s *streams) (err error) {
 	return errors.Join(err, f.end())
 }
 
+const (
+	// maxOpen bounds how many events wait to be tried again. Beyond it new ones wait
+	// at the server.
+	maxOpen = 1000
+	// lookAgain is the time between two looks whether somebody listens now.
+	lookAgain = time.Second
+)
+
 // loop forwards events until ctx or the stream ends, or the limit is reached.
 func (f *forwarder) loop(ctx context.Context, arrived <-chan *forwarded, ended <-chan error) error {
 	timer := time.NewTimer(time.Hour)
@@ -166,6 +165,10 @@ func (f *forwarder) loop(ctx context.Context, arrived <-chan *forwarded, ended <
 			wait = time.Until(next.due)
 		}
 		timer.Reset(wait)
+		arrived := arrived
+		if f.away != nil || len(f.open) >= maxOpen {
+			arrived = nil
+		}
 		var e *forwarded
 		select {
 		case <-ctx.Done():
@@ -174,10 +177,6 @@ func (f *forwarder) loop(ctx context.Context, arrived <-chan *forwarded, ended <
 			return err
 		case e = <-arrived:
 			f.open = append(f.open, e)
-			if at, err := time.Parse(time.RFC3339Nano, e.Created); err == nil && at.Before(f.after) {
-				f.over(e)
-				continue
-			}
 		case <-timer.C:
 			if next == nil {
 				continue
@@ -193,6 +192,9 @@ func (f *forwarder) loop(ctx context.Context, arrived <-chan *forwarded, ended <
 
 // next is the event that is to be tried again first.
 func (f *forwarder) next() *forwarded {
+	if f.away != nil {
+		return f.away
+	}
 	var next *forwarded
 	for _, e := range f.open {
 		if !e.settled && (next == nil || e.due.Before(next.due)) {
@@ -209,6 +211,16 @@ func (f *forwarder) forward(ctx context.Context, e *forwarded) error {
 	if ctx.Err() != nil && !r.OK() {
 		return nil // Interrupted: it is sent again by the next run.
 	}
+	if r.Unreached() && f.Limit == 0 {
+		// Nothing was sent, so that it is no attempt.
+		told := f.away != nil
+		f.away, e.due = e, time.Now().Add(lookAgain)
+		if told {
+			return nil
+		}
+		return f.tell(e, body, &r, r.Why()+"; waiting for it")
+	}
+	f.away = nil
 	e.attempts++
 	if f.record != nil {
 		if err := post.NewRecord(f.ForwardTo, e.attempts, body, &r).Write(f.record); err != nil {
@@ -241,27 +253,18 @@ func (f *forwarder) forward(ctx context.Context, e *forwarded) error {
 
 // settle notes that an event is over, and remembers how far all are.
 func (f *forwarder) settle(e *forwarded) error {
-	if !f.over(e) {
-		return nil
-	}
-	return f.save()
-}
-
-// over notes that an event is over and reports whether the next run begins behind
-// another event now.
-func (f *forwarder) over(e *forwarded) bool {
 	e.settled = true
 	n := 0
 	for n < len(f.open) && f.open[n].settled {
 		n++
 	}
 	if n == 0 {
-		return false
+		return nil
 	}
 	last := f.open[n-1]
 	f.open = slices.Delete(f.open, 0, n)
 	f.state = listened{Cursor: last.cursor, Event: last.ID}
-	return true
+	return f.save()
 }
 
 // tell prints the line of an attempt.
@@ -361,39 +364,22 @@ func (f *forwarder) begin(ctx context.Context) (from string, err error) {
 		return "the first event that the server has", nil
 	default:
 		if at, err := when("since", since, time.Now()); err == nil {
-			f.after, err = time.Parse(time.RFC3339, at)
-			f.state = listened{Cursor: "start"}
-			return local(at), err
+			f.from, f.state = at, listened{Cursor: "start"}
+			return local(at), nil
 		}
 		f.state = listened{Cursor: since}
 		return "the cursor that you gave", nil
 	}
 	// An own cursor from the first moment on: nothing is missed when the connection
-	// breaks before the first event.
-	var last struct{ Next string }
+	// breaks before the first event. And the event that it is behind, so that other
+	// data are noticed.
+	var last struct{ Next, Last string }
 	if err := f.manage(ctx, http.MethodGet, "events?after=now", nil, &last); err != nil {
 		return "", err
 	}
-	f.state = listened{Cursor: last.Next}
+	f.state = listened{Cursor: last.Next, Event: last.Last}
 	return from, f.save()
 }
-
-// knows asks whether the server has an event; of none, it has.
-func (c *client) knows(ctx context.Context, event string) (bool, error) {
-	if event == "" {
-		return true, nil
-	}
-	var e struct{ Code string }
-	err := c.manage(ctx, http.MethodGet, "events/"+url.PathEscape(event), nil, &e)
-	var status *refusal
-	if errors.As(err, &status) && status.status == http.StatusNotFound {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// errForgotten: the server has not got the data that it had.
-var errForgotten = errors.New("the server does not know the last event any more: it runs on other data; begin again with --since now or --since start")
 
 func (f *forwarder) save() error {
 	text, err := json.Marshal(f.state)

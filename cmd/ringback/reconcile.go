@@ -38,7 +38,7 @@ was to hear. Of Google's API, which keeps no such log: ended batches that are no
   ringback reconcile --deliver --to https://me.example/hook --secret whsec_…
   ringback reconcile --gemini-key-env GEMINI_API_KEY --ledger collected.txt
 
-An event that is delivered so twice has the same webhook-id twice. What was delivered is noted in the ledger.`
+An event that is delivered so twice has the same webhook-id twice. What --to has accepted is noted in the ledger.`
 }
 
 func (c *reconcileCommand) Run(ctx context.Context, s *streams) error {
@@ -73,7 +73,7 @@ func (c *reconcileCommand) Run(ctx context.Context, s *streams) error {
 		}
 	}
 	open := make([]outcome, 0, len(r.Gaps))
-	left, closed := 0, 0
+	left, closed, posted := 0, 0, 0
 	for i := range r.Gaps {
 		g := outcome{Gap: r.Gaps[i]}
 		if c.Deliver {
@@ -81,6 +81,9 @@ func (c *reconcileCommand) Run(ctx context.Context, s *streams) error {
 			if !c.JSON {
 				g.tell(newPaint(s.out))
 			}
+		}
+		if g.Closed && g.result != nil {
+			posted++
 		}
 		switch {
 		case g.Closed:
@@ -96,6 +99,9 @@ func (c *reconcileCommand) Run(ctx context.Context, s *streams) error {
 		}
 	} else if c.Deliver && left+closed > 0 {
 		fmt.Fprintf(s.out, "\n%d of %d closed\n", closed, left+closed)
+		if posted > 0 && o.Ledger == nil {
+			fmt.Fprintln(s.out, "what --to has accepted is remembered with --ledger only: without it, it is found again")
+		}
 	}
 	if left > 0 {
 		return silent(1)
@@ -131,7 +137,7 @@ func (c *reconcileCommand) source() (reconcile.Source, error) {
 // sender posts to the receiver that is named; nil if none is.
 func (c *reconcileCommand) sender() (*post.Sender, error) {
 	switch {
-	case c.To == "" && len(c.Secret) == 0:
+	case c.To == "" && !c.given():
 		return nil, nil
 	case !c.Deliver:
 		return nil, errors.New("--to and --secret are for --deliver")
@@ -212,8 +218,11 @@ func (g *outcome) close(ctx context.Context, from reconcile.Source, sender *post
 	if errors.Is(err, reconcile.ErrPost) && sender != nil {
 		var r post.Result
 		r, err = reconcile.Post(ctx, sender, to, &g.Gap, l)
-		g.result, g.Closed = &r, r.OK()
-		if err == nil && !r.OK() {
+		g.result, g.Closed = &r, r.OK() && err == nil
+		switch {
+		case err != nil: // The next run finds it again.
+			err = fmt.Errorf("it was accepted, but that can't be noted: %w", err)
+		case !r.OK():
 			err = errors.New(r.Why())
 		}
 	}

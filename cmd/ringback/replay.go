@@ -42,7 +42,7 @@ func (c *replayCommand) Run(ctx context.Context, s *streams) error {
 			return fmt.Errorf("--to: %w", err)
 		}
 	}
-	if c.AsRecorded && len(c.Secret) > 0 {
+	if c.AsRecorded && c.given() {
 		return errors.New("--as-recorded sends the old signatures; leave out --secret")
 	}
 	in := io.Reader(s.in)
@@ -55,20 +55,21 @@ func (c *replayCommand) Run(ctx context.Context, s *streams) error {
 		in = f
 	}
 	sender := post.Sender{Timeout: c.Timeout}
+	how := "as recorded: with old signatures and timestamps"
 	if !c.AsRecorded {
-		with, _, err := c.signers()
+		with, own, err := c.signers()
 		if err != nil {
 			return err
 		}
-		sender.Signers = with
+		sender.Signers, how = with, "signed anew, as of now"
+		if own != nil {
+			how += ", with this machine's development secret, " + own.Reveal()
+		}
 	}
 	p := newPaint(s.out)
 	seen := make(map[string]bool)
 	sent, failed, passed := 0, 0, 0
 	err := post.ReadRecords(in, func(line int, rec *post.Record) error {
-		if err := ctx.Err(); err != nil {
-			return errors.New("interrupted")
-		}
 		h, body, err := rec.Message()
 		if err != nil {
 			return fmt.Errorf("line %d: %w", line, err)
@@ -92,6 +93,9 @@ func (c *replayCommand) Run(ctx context.Context, s *streams) error {
 		} else {
 			r = sender.SendWith(ctx, to, rec.ID(), body, h)
 		}
+		if ctx.Err() != nil && !r.OK() {
+			return fmt.Errorf("interrupted at line %d", line) // What became of it is unknown.
+		}
 		sent++
 		if !r.OK() {
 			failed++
@@ -106,15 +110,18 @@ func (c *replayCommand) Run(ctx context.Context, s *streams) error {
 		p.remark(r.Why(), &r)
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", c.File, err)
-	}
 	if !c.JSON {
 		note := ""
 		if passed > 0 {
 			note = fmt.Sprintf(", %d passed over", passed)
 		}
 		fmt.Fprintf(p.w, "\n%s sent, %d accepted%s\n", plural(sent, "message"), sent-failed, note)
+		if sent > 0 {
+			fmt.Fprintln(p.w, p.dim(how))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.File, err)
 	}
 	if failed > 0 {
 		return silent(1)

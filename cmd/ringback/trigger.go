@@ -107,15 +107,15 @@ func (c *triggerCommand) body(now time.Time) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return edit(body, c.Set)
+	return edit("--set", body, c.Set)
 }
 
-// edit sets members of an event as flags of the form path=value say.
-func edit(body []byte, changes []string) ([]byte, error) {
+// edit sets members of an event as a flag's values of the form path=value say.
+func edit(flag string, body []byte, changes []string) ([]byte, error) {
 	for _, text := range changes {
 		path, value, ok := strings.Cut(text, "=")
 		if !ok {
-			return nil, fmt.Errorf("--set: %q is not PATH=VALUE, such as data.id=batches/123", text)
+			return nil, fmt.Errorf("%s: %q is not PATH=VALUE, such as data.id=batches/123", flag, text)
 		}
 		raw := []byte(value)
 		if !json.Valid(raw) {
@@ -123,7 +123,7 @@ func edit(body []byte, changes []string) ([]byte, error) {
 		}
 		var err error
 		if body, err = jsjson.Set(body, path, raw); err != nil {
-			return nil, fmt.Errorf("--set: %w", err)
+			return nil, fmt.Errorf("%s: %w", flag, err)
 		}
 	}
 	return body, nil
@@ -198,7 +198,7 @@ func printMessage(p paint, h http.Header, body []byte) {
 // ask has a development server make the event happen, and tells what came of the
 // first attempts.
 func (c *triggerCommand) ask(ctx context.Context, s *streams, body []byte) error {
-	if c.ID != "" || len(c.Secret) > 0 {
+	if c.ID != "" || c.given() {
 		return errors.New("--id and --secret need --to: without it the server gives the webhook-id and signs with each webhook's own secret")
 	}
 	server := client{Server: c.Server, APIKey: c.APIKey}

@@ -121,7 +121,7 @@ func (c *client) send(ctx context.Context, method, address string, body io.Reade
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("the server does not answer: %w", err)
+		return nil, unanswered(err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp, nil

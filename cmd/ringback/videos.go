@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"ringback.dev/internal/genai"
 )
@@ -117,29 +116,20 @@ func (c *client) video(ctx context.Context, name string) (*genai.VideoOperation,
 // awaitVideo shows the progress of a video job until it has ended, and then the
 // job. It is an error if there is no video.
 func (c *client) awaitVideo(ctx context.Context, s *streams, name string) (*genai.VideoOperation, error) {
-	shown := newProgress(s.err, "percent", false, time.Now())
-	for {
-		op, err := c.video(ctx, name)
-		if err != nil {
-			return nil, err
+	var op *genai.VideoOperation
+	err := await(ctx, s, "percent", func() (at standing, err error) {
+		if op, err = c.video(ctx, name); err != nil {
+			return at, err
 		}
-		shown.set(int64(op.Metadata.ProgressPercent), 100, "", time.Now())
-		if op.Done {
-			shown.end(time.Now())
-			if err := c.showVideo(s, op); err != nil {
-				return nil, err
-			}
-			if op.Response == nil || len(op.Response.GenerateVideoResponse.GeneratedSamples) == 0 {
-				return nil, silent(1)
-			}
-			return op, nil
-		}
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+		return standing{have: int64(op.Metadata.ProgressPercent), total: 100, done: op.Done}, nil
+	})
+	if err == nil {
+		err = c.showVideo(s, op)
 	}
+	if err == nil && (op.Response == nil || len(op.Response.GenerateVideoResponse.GeneratedSamples) == 0) {
+		err = silent(1)
+	}
+	return op, err
 }
 
 // showVideo prints one video job.
@@ -224,23 +214,9 @@ type videosList struct {
 }
 
 func (c *videosList) Run(ctx context.Context, s *streams) error {
-	all := []genai.VideoOperation{}
-	for token := ""; ; {
-		var page struct {
-			Operations    []genai.VideoOperation
-			NextPageToken string
-		}
-		if err := c.call(ctx, http.MethodGet, "/operations?pageSize=100&pageToken="+url.QueryEscape(token), nil, &page); err != nil {
-			return err
-		}
-		all = append(all, page.Operations...)
-		if c.Limit > 0 && len(all) >= c.Limit {
-			all = all[:c.Limit]
-			break
-		}
-		if token = page.NextPageToken; token == "" {
-			break
-		}
+	all, err := operations[genai.VideoOperation](ctx, &c.client, "/operations", c.Limit)
+	if err != nil {
+		return err
 	}
 	if c.JSON {
 		return printJSON(s, map[string]any{"operations": all})

@@ -11,13 +11,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"ringback.dev"
@@ -50,8 +48,9 @@ type Config struct {
 	FailOnce func(body []byte) ([]byte, error)
 	// Effects, if not nil, counts what the receiver did.
 	Effects func(ctx context.Context) (int64, error)
-	// EffectsWithin is how long an effect may take after the answer, zero means 5 s;
-	// Settle how long it is watched whether there are too many, zero means 300 ms.
+	// EffectsWithin is how long an effect may take after the answer, and a receiver be
+	// busy with another attempt, zero means 5 s; Settle how long it is watched whether
+	// there are too many, zero means 300 ms.
 	EffectsWithin, Settle time.Duration
 	// Timeout bounds one message, zero means 15 s. Tolerance is how far a timestamp
 	// may be from the clock, zero means five minutes.
@@ -178,6 +177,7 @@ func Run(ctx context.Context, c Config, report func(*Result)) (*Report, error) {
 	all := &Report{URL: c.URL}
 	closed := make(map[string]bool) // Schemes of which the good message was not accepted.
 	var slowest time.Duration
+	reached, gone := false, "" // Whether anything was answered, and the case that the receiver ended in.
 	for _, k := range cases() {
 		if len(c.Only) > 0 && !slices.Contains(c.Only, k.Name) || !k.applies(&c) {
 			continue
@@ -186,16 +186,24 @@ func Run(ctx context.Context, c Config, report func(*Result)) (*Report, error) {
 		if x.scheme == "" {
 			x.scheme = c.Scheme
 		}
-		if closed[x.scheme] {
+		switch {
+		case gone != "":
+			x.notJudged("the receiver is gone since " + gone)
+		case closed[x.scheme]:
 			x.notJudged(Closed)
-		} else {
+		default:
 			x.run(ctx, k.run)
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		reached = reached || x.reached
 		if x.unreachable != "" {
-			return nil, fmt.Errorf("the receiver can't be reached: %s", x.unreachable)
+			if !reached {
+				return nil, fmt.Errorf("the receiver can't be reached: %s", x.unreachable)
+			}
+			x.fail("%s any more: the receiver has ended", x.unreachable)
+			gone = k.Name
 		}
 		if k.gate && x.Verdict == Fail {
 			closed[x.scheme] = true
@@ -232,6 +240,7 @@ type exam struct {
 	before int64 // Effects when the case began.
 	// slowest is how long an effect has taken after its answer, at most, in all cases.
 	slowest     *time.Duration
+	reached     bool   // Something was answered.
 	unreachable string // Why nothing can be sent at all.
 }
 
@@ -255,7 +264,7 @@ func (x *exam) run(ctx context.Context, do func(context.Context, *exam) error) {
 func (x *exam) fail(format string, args ...any) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.Verdict == Pass {
+	if x.Verdict != Fail {
 		x.Verdict, x.Reason = Fail, fmt.Sprintf(format, args...)
 	}
 }
@@ -325,12 +334,6 @@ func (x *exam) send(ctx context.Context, m message) (post.Result, error) {
 		return r, context.Cause(ctx)
 	}
 	x.note(m.note, h, body, int64(len(body)), &r)
-	var name *net.DNSError
-	if errors.Is(r.Err, syscall.ECONNREFUSED) || errors.As(r.Err, &name) {
-		x.mu.Lock()
-		x.unreachable = r.Why()
-		x.mu.Unlock()
-	}
 	return r, nil
 }
 
@@ -357,6 +360,10 @@ func (x *exam) note(what string, h http.Header, body []byte, size int64, r *post
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.Exchanges = append(x.Exchanges, e)
+	x.reached = x.reached || r.Status != 0
+	if r.Unreached() {
+		x.unreachable = r.Why()
+	}
 	if x.Got != "" {
 		x.Got += ", "
 	}
@@ -467,10 +474,8 @@ func (x *exam) effects(ctx context.Context, want int64) (int64, error) {
 // settle waits for as long as an effect may take that is still to come: longer if
 // others took long.
 func (x *exam) settle(ctx context.Context) error {
-	return wait(ctx, max(x.Settle, min(2**x.slowest, maxSettle)))
+	return wait(ctx, max(x.Settle, min(2**x.slowest, x.EffectsWithin)))
 }
-
-const maxSettle = 2 * time.Second
 
 // wait lets time pass.
 func wait(ctx context.Context, d time.Duration) error {

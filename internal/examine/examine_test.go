@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ringback.dev"
@@ -133,3 +135,138 @@ func TestCases(t *testing.T) {
 		t.Errorf("%d cases", len(names))
 	}
 }
+
+// good is a receiver that verifies, and lets another one see what passes.
+func good(secret webhook.Secret, act http.HandlerFunc) http.HandlerFunc {
+	v := &webhook.Verifier{Secrets: []webhook.Secret{secret}}
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err == nil {
+			_, err = v.Verify(r.Header, body)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+			return
+		}
+		act(w, r)
+	}
+}
+
+// result is that of a case, with its verdict.
+func result(t *testing.T, r *examine.Report, name string, want examine.Verdict) *examine.Result {
+	t.Helper()
+	for i := range r.Results {
+		if x := &r.Results[i]; x.Name == name {
+			if x.Verdict != want {
+				t.Errorf("%s: %s, want %s: %s (%s)", name, x.Verdict, want, x.Reason, x.Got)
+			}
+			return x
+		}
+	}
+	t.Fatalf("%s was not run", name)
+	return nil
+}
+
+// TestGone: a receiver that ends over a message has failed there, and there is a
+// report nevertheless.
+func TestGone(t *testing.T) {
+	secret := webhook.NewSecret()
+	var srv *httptest.Server
+	srv = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("webhook-timestamp") == "yesterday" {
+			srv.Listener.Close()
+			panic(http.ErrAbortHandler)
+		}
+		good(secret, func(http.ResponseWriter, *http.Request) {})(w, r)
+	}))
+	defer srv.Close()
+	r, err := examine.Run(t.Context(), config(srv.URL, secret), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	result(t, r, "missing-headers", examine.Pass)
+	result(t, r, "malformed-headers", examine.Fail)
+	for _, name := range []string{"skewed", "huge", "stalled-body"} {
+		if x := result(t, r, name, examine.NotJudged); !strings.Contains(x.Reason, "malformed-headers") {
+			t.Errorf("%s: %s", name, x.Reason)
+		}
+	}
+	for _, name := range []string{"valid", "huge", "slow-body", "stalled-body", "hung-up"} {
+		c := config(srv.URL, secret)
+		c.Only = []string{name}
+		if r, err := examine.Run(t.Context(), c, nil); err == nil || !strings.Contains(err.Error(), "can't be reached") {
+			t.Errorf("%s, at nobody: %+v, %v", name, r, err)
+		}
+	}
+}
+
+// TestBusy: a receiver may say for a while that another attempt is at work.
+func TestBusy(t *testing.T) {
+	secret := webhook.NewSecret()
+	var mu sync.Mutex
+	asked := make(map[string]int) // By id.
+	srv := httptest.NewServer(good(secret, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		id := r.Header.Get("webhook-id")
+		if asked[id]++; asked[id] > 1 && asked[id] < 20 {
+			w.WriteHeader(http.StatusConflict)
+		}
+	}))
+	defer srv.Close()
+	c := config(srv.URL, secret)
+	c.Only, c.EffectsWithin = []string{"hung-up", "concurrent"}, time.Minute
+	r, err := examine.Run(t.Context(), c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	result(t, r, "hung-up", examine.Pass)
+	result(t, r, "concurrent", examine.Pass)
+}
+
+// TestSlowEffects: effects that come long after the answers are counted where they
+// belong.
+func TestSlowEffects(t *testing.T) {
+	secret := webhook.NewSecret()
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		seen := make(map[string]bool)
+		done := 0
+		h := good(secret, func(_ http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			defer mu.Unlock()
+			if id := r.Header.Get("webhook-id"); !seen[id] {
+				seen[id] = true
+				time.AfterFunc(3*time.Second, func() {
+					mu.Lock()
+					defer mu.Unlock()
+					done++
+				})
+			}
+		})
+		c := config("http://receiver.example/", secret)
+		c.Settle, c.EffectsWithin = 0, 0 // The defaults.
+		c.Only = []string{"valid", "unknown-type", "forged", "duplicate", "same-job"}
+		c.Transport = transport(func(r *http.Request) (*http.Response, error) {
+			w := httptest.NewRecorder()
+			h(w, r)
+			return w.Result(), nil
+		})
+		c.Effects = func(context.Context) (int64, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return int64(done), nil
+		}
+		r, err := examine.Run(t.Context(), c, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range c.Only {
+			result(t, r, name, examine.Pass)
+		}
+	})
+}
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -81,9 +81,7 @@ func concurrent(ctx context.Context, x *exam) error {
 		if errs[i] != nil {
 			return errs[i]
 		}
-		switch results[i].Status {
-		case http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		default:
+		if !busy(&results[i]) {
 			x.accepted(&results[i])
 		}
 	}
@@ -93,19 +91,31 @@ func concurrent(ctx context.Context, x *exam) error {
 	return x.acted(ctx, 1)
 }
 
+// busy reports whether the receiver asks to come again, such as while another
+// attempt is at work.
+func busy(r *post.Result) bool {
+	switch r.Status {
+	case http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return true
+	}
+	return false
+}
+
 // tries is how often a message is sent again until it is accepted.
 const tries = 5
 
-// again sends a message until it is accepted, as a sender does.
+// again sends a message until it is accepted, as a sender does: for longer while the
+// receiver is busy.
 func (x *exam) again(ctx context.Context, m message) error {
 	m.note = "again"
+	end := time.Now().Add(x.EffectsWithin)
 	for i := 1; ; i++ {
 		m.at = time.Now()
 		r, err := x.send(ctx, m)
 		if err != nil || r.OK() {
 			return err
 		}
-		if i == tries {
+		if i >= tries && !(busy(&r) && time.Now().Before(end)) {
 			x.accepted(&r)
 			return nil
 		}

@@ -196,7 +196,9 @@ func (x *exam) dial(ctx context.Context, m *message, size int64) (*wire, error) 
 		w.Conn, err = (&net.Dialer{Timeout: x.Timeout}).DialContext(ctx, "tcp", address)
 	}
 	if err != nil {
-		return nil, err
+		r := post.Result{At: w.begun, Took: time.Since(w.begun), Err: err}
+		x.note("", h, nil, 0, &r)
+		return nil, errors.New(r.Why())
 	}
 	w.stop = context.AfterFunc(ctx, func() { _ = w.SetDeadline(time.Unix(1, 0)) }) // Wakes whoever reads or writes.
 	if err = w.SetDeadline(time.Now().Add(x.Timeout + 8*x.Pause)); err == nil {

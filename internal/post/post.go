@@ -50,6 +50,12 @@ type Result struct {
 // OK reports whether the receiver has accepted the message.
 func (r *Result) OK() bool { return r.Status >= 200 && r.Status < 300 }
 
+// Unreached reports whether nobody was there to send the message to.
+func (r *Result) Unreached() bool {
+	var name *net.DNSError
+	return errors.Is(r.Err, syscall.ECONNREFUSED) || errors.As(r.Err, &name)
+}
+
 // Why says in a few words what is wrong; empty if the message was accepted.
 func (r *Result) Why() string {
 	var name *net.DNSError

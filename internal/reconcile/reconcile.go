@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -110,6 +111,10 @@ func (a *api) call(ctx context.Context, method, path string, out any) error {
 	req.Header.Set("X-Goog-Api-Key", a.key)
 	resp, err := a.client.Do(req)
 	if err != nil {
+		var of *url.Error
+		if errors.As(err, &of) {
+			err = of.Err // Without the address and its query.
+		}
 		return fmt.Errorf("the server does not answer: %w", err)
 	}
 	defer resp.Body.Close()

@@ -258,3 +258,22 @@ func FuzzLedger(f *testing.F) {
 		}
 	})
 }
+
+// TestSince: no more is asked for than what is looked at.
+func TestSince(t *testing.T) {
+	since := time.Date(2026, 10, 1, 12, 0, 0, 5000, time.UTC)
+	asked := make(map[string]string)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked[r.URL.Path] = r.URL.Query().Get("from")
+		fmt.Fprint(w, `{"events":[],"deliveries":[]}`)
+	}))
+	defer srv.Close()
+	if _, err := reconcile.Ringback(srv.URL, "any").Find(t.Context(), reconcile.Options{Since: since}); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/ringback/v1/events", "/ringback/v1/deliveries"} {
+		if asked[path] != "2026-10-01T12:00:00.000005Z" {
+			t.Errorf("%s: asked for %q", path, asked[path])
+		}
+	}
+}

@@ -174,9 +174,8 @@ func (s *server) unheard(ctx context.Context, g *Gap, job string) (bool, error) 
 	return err == nil && (story.Job.Kind != ringback.KindInteraction || story.Job.Background), err
 }
 
-// pages reads a list to its end. each is called with a page, and returns whether
-// there can be more of interest.
-func pages[T any](ctx context.Context, a *api, path, member, cursor string, q url.Values, each func([]T) bool) error {
+// pages reads a list to its end, and calls each with its pages.
+func pages[T any](ctx context.Context, a *api, path, member, cursor string, q url.Values, each func([]T)) error {
 	q.Set("limit", "1000")
 	for {
 		var page map[string]json.RawMessage
@@ -193,7 +192,8 @@ func pages[T any](ctx context.Context, a *api, path, member, cursor string, q ur
 				return fmt.Errorf("the answer can't be read: %w", err)
 			}
 		}
-		if !each(items) || len(items) == 0 || next == "" {
+		each(items)
+		if len(items) == 0 || next == "" {
 			return nil
 		}
 		q.Set(cursor, next)
@@ -202,13 +202,12 @@ func pages[T any](ctx context.Context, a *api, path, member, cursor string, q ur
 
 // events are those about ends, since a time, oldest first.
 func (s *server) events(ctx context.Context, since time.Time) (all []event, err error) {
-	err = pages(ctx, &s.api, "/ringback/v1/events", "events", "after", url.Values{}, func(page []event) bool {
+	err = pages(ctx, &s.api, "/ringback/v1/events", "events", "after", from(since), func(page []event) {
 		for _, e := range page {
-			if tells(e.Type) && !e.Created.Before(since) && e.Job != "" {
+			if tells(e.Type) && e.Job != "" {
 				all = append(all, e)
 			}
 		}
-		return true
 	})
 	return all, err
 }
@@ -216,14 +215,18 @@ func (s *server) events(ctx context.Context, since time.Time) (all []event, err 
 // deliveries are those of events since a time, by event.
 func (s *server) deliveries(ctx context.Context, since time.Time) (map[string][]delivery, error) {
 	all := make(map[string][]delivery)
-	q := url.Values{"from": {since.UTC().Format(time.RFC3339)}}
-	err := pages(ctx, &s.api, "/ringback/v1/deliveries", "deliveries", "before", q, func(page []delivery) bool {
+	err := pages(ctx, &s.api, "/ringback/v1/deliveries", "deliveries", "before", from(since), func(page []delivery) {
 		for _, d := range page {
 			all[d.Event] = append(all[d.Event], d)
 		}
-		return true
 	})
 	return all, err
+}
+
+// from asks for what happened since a time, so that a look costs what is new and not
+// what the server keeps.
+func from(since time.Time) url.Values {
+	return url.Values{"from": {since.UTC().Format(time.RFC3339Nano)}}
 }
 
 const (

@@ -208,6 +208,7 @@ type Events interface {
 type EventFilter struct {
 	Types []ringback.EventType
 	Job   ringback.ID
+	From  time.Time // Created then or later.
 }
 
 // Deliveries is the queue from which events are sent.

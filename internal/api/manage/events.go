@@ -1,6 +1,7 @@
 package manage
 
 import (
+	"net/url"
 	"strconv"
 
 	"ringback.dev"
@@ -28,7 +29,7 @@ func eventCursor(seq int64) string { return cursor("events", strconv.FormatInt(s
 // listEvents is the feed: every event once, oldest first. Its cursor is given on
 // the last page too, so that the next call goes on from there.
 func (m *manage) listEvents(c *call) (any, error) {
-	q, err := c.query("after", "types", "job", "limit")
+	q, err := c.query("after", "types", "job", "from", "limit")
 	if err != nil {
 		return nil, err
 	}
@@ -39,19 +40,29 @@ func (m *manage) listEvents(c *call) (any, error) {
 	var out struct {
 		Events []*event `json:"events"`
 		Next   string   `json:"next"`
+		// Last, of now alone, is the latest event: a server that does not know it when
+		// the cursor is used has other data.
+		Last ringback.ID `json:"last,omitempty"`
 	}
 	out.Events = []*event{}
 	if q.Get("after") == "now" {
-		last, err := m.lastEvent(c)
-		out.Next = eventCursor(last)
+		seq, err := m.lastEvent(c)
+		if err != nil {
+			return nil, err
+		}
+		latest, err := m.Store.EventsAfter(c.Context(), c.project, store.EventFilter{}, seq-1, 1)
+		if len(latest) > 0 {
+			seq, out.Last = latest[0].Seq, latest[0].ID
+		}
+		out.Next = eventCursor(seq)
 		return out, err
 	}
 	after, err := numbered("after", "events", begun(q.Get("after")))
 	if err != nil {
 		return nil, err
 	}
-	f := store.EventFilter{Job: ringback.ID(q.Get("job"))}
-	if f.Types, err = types(split(q.Get("types"))); err != nil {
+	f, err := eventFilter(q)
+	if err != nil {
 		return nil, err
 	}
 	events, err := m.Store.EventsAfter(c.Context(), c.project, f, after, n)
@@ -64,6 +75,16 @@ func (m *manage) listEvents(c *call) (any, error) {
 	}
 	out.Next = eventCursor(after)
 	return out, nil
+}
+
+// eventFilter reads which events are wanted.
+func eventFilter(q url.Values) (f store.EventFilter, err error) {
+	f.Job = ringback.ID(q.Get("job"))
+	if f.Types, err = types(split(q.Get("types"))); err != nil {
+		return f, err
+	}
+	f.From, err = instant("from", q.Get("from"))
+	return f, err
 }
 
 // begun is the cursor before all others for "start".

@@ -317,8 +317,14 @@ func TestLog(t *testing.T) {
 		t.Errorf("got %v", jobs)
 	}
 	now := w.get("ours", "GET", "events?after=now", "")
-	if now["next"] != after || len(now["events"].([]any)) != 0 {
+	if now["next"] != after || now["last"] != ids[4] || len(now["events"].([]any)) != 0 {
 		t.Errorf("got %v", now)
+	}
+	if now := w.get("theirs", "GET", "events?after=now", ""); now["last"] != nil {
+		t.Errorf("got %v of nothing", now)
+	}
+	if v := w.get("ours", "GET", "events?from=2026-10-01T12:00:03Z&limit=1", ""); v["events"].([]any)[0].(map[string]any)["id"] != ids[2] {
+		t.Errorf("got %v", v)
 	}
 	e := w.get("ours", "GET", "events/"+ids[0], "")
 	d := e["deliveries"].([]any)[0].(map[string]any)
@@ -454,7 +460,7 @@ func TestRefused(t *testing.T) {
 	w.ok(err)
 	id := string(list[0].ID)
 	for path, hint := range map[string]string{
-		"events?limit=0": "limit:", "events?limit=x": "limit:", "events?after=x": "after: it is not a cursor", "events?types=nonsense": `unknown event "nonsense"`, "events?colour=1": `unknown parameter "colour"; possible are after`,
+		"events?limit=0": "limit:", "events?limit=x": "limit:", "events?after=x": "after: it is not a cursor", "events?from=today": "from:", "events?types=nonsense": `unknown event "nonsense"`, "events?colour=1": `unknown parameter "colour"; possible are after`,
 		"events?limit=1&limit=2": "limit: it is given twice", "events?after=%ff": "UTF-8", "events?a=%zz": "malformed", "deliveries?state=lost": "state:", "deliveries?from=today": "from:", "deliveries?before=" + "ZXZlbnRzIDE": "before:",
 		"jobs?kind=dance": "kind:", "jobs?state=dancing": "state:", "stream?after=x": "after:", "jobs/v1_j/timeline?x=1": "none is possible here",
 	} {
@@ -612,12 +618,18 @@ func TestStream(t *testing.T) {
 	first := w.get("ours", "GET", "events?limit=1", "")
 	got, last := jobs(first), first["next"].(string)
 	for len(got) < n {
-		last = w.read(t, last, 1+len(got)%3, &got)
+		last = w.read(t, "", last, 1+len(got)%3, &got)
 	}
 	for i, j := range got {
 		if j != fmt.Sprintf("v1_%03d", i) {
 			t.Fatalf("got %v", got)
 		}
+	}
+	created := w.get("ours", "GET", "events?limit=1000", "")["events"].([]any)[n/2].(map[string]any)["created"].(string)
+	var since []string
+	w.read(t, "?from="+created, "start", 1, &since)
+	if since[0] != got[n/2] {
+		t.Errorf("since %s: got %v, want %s", created, since, got[n/2])
 	}
 }
 
@@ -629,11 +641,11 @@ func jobs(v map[string]any) (ids []string) {
 }
 
 // read opens the stream after a cursor, reads some events, and breaks off.
-func (w *world) read(t *testing.T, after string, some int, got *[]string) string {
+func (w *world) read(t *testing.T, query, after string, some int, got *[]string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", w.srv.URL+"/ringback/v1/stream", nil)
+	req, err := http.NewRequestWithContext(ctx, "GET", w.srv.URL+"/ringback/v1/stream"+query, nil)
 	w.ok(err)
 	req.Header.Set("X-Goog-Api-Key", "ours")
 	req.Header.Set("Last-Event-ID", after)

@@ -25,12 +25,12 @@ const (
 // besides, as hints that can't be resumed, deliveries and jobs that change. Only
 // events have an id, so that resuming by Last-Event-ID is exact.
 func (m *manage) stream(c *call) (any, error) {
-	q, err := c.query("after", "types")
+	q, err := c.query("after", "types", "from")
 	if err != nil {
 		return nil, err
 	}
-	f := store.EventFilter{}
-	if f.Types, err = types(split(q.Get("types"))); err != nil {
+	f, err := eventFilter(q)
+	if err != nil {
 		return nil, err
 	}
 	from := c.Header.Get("Last-Event-ID")

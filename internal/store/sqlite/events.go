@@ -83,6 +83,9 @@ func (s *Store) EventsAfter(ctx context.Context, project ringback.ID, f store.Ev
 	if f.Job != "" {
 		q.and(`job = ?`, string(f.Job))
 	}
+	if !f.From.IsZero() {
+		q.and(`created >= ?`, micros(f.From))
+	}
 	rows, err := s.read.QueryContext(ctx, `SELECT `+eventColumns+` FROM events WHERE `+q.text+` ORDER BY seq LIMIT ?`, append(q.args, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list events: %w", translate(err))

@@ -680,6 +680,7 @@ func testDeletedEndpointDrains(s *suite) {
 func testEventFeed(s *suite) {
 	var want []ringback.Event
 	for range 5 {
+		s.now = s.now.Add(time.Minute)
 		want = append(want, s.add().Event)
 	}
 	got, err := s.st.EventsAfter(s.ctx, "p1", store.EventFilter{}, 0, 3)
@@ -688,6 +689,9 @@ func testEventFeed(s *suite) {
 	got, err = s.st.EventsAfter(s.ctx, "p1", store.EventFilter{}, got[2].Seq, 10)
 	s.ok(err)
 	s.same(got, want[3:])
+	got, err = s.st.EventsAfter(s.ctx, "p1", store.EventFilter{From: want[2].Created}, want[0].Seq, 10)
+	s.ok(err)
+	s.same(got, want[2:])
 }
 
 func testProjectsAreApart(s *suite) {
