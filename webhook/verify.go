@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,7 +54,7 @@ const (
 // used by any number of goroutines.
 type Verifier struct {
 	// Secrets are the secrets that are accepted for v1: usually one, two during a
-	// rotation.
+	// rotation. A zero Secret verifies nothing.
 	Secrets []Secret
 	// PublicKeys are the keys that are accepted for v1a.
 	PublicKeys []PublicKey
@@ -88,8 +89,7 @@ type Message struct {
 	Scheme string
 }
 
-// Verify is VerifyContext without a context: fetching a key set is bounded by its
-// client alone.
+// Verify is VerifyContext without a context. It waits at most 10 s for a key set.
 func (v *Verifier) Verify(h http.Header, body []byte) (Message, error) {
 	return v.VerifyContext(context.Background(), h, body)
 }
@@ -97,10 +97,13 @@ func (v *Verifier) Verify(h http.Header, body []byte) (Message, error) {
 // VerifyContext checks that the message was signed by a key of the verifier, just
 // now, over exactly these bytes. body must be the raw body as received: a body
 // that was parsed and printed again has other bytes. The error says what is wrong
-// in words fit for a log; it holds nothing secret. ctx bounds the fetch of a key
+// in words fit for a log; it holds nothing secret. ctx bounds the wait for a key
 // set, if there is one to fetch.
 func (v *Verifier) VerifyContext(ctx context.Context, h http.Header, body []byte) (Message, error) {
-	id, stamp, signature := h.Get(HeaderID), h.Get(HeaderTimestamp), strings.Join(h.Values(HeaderSignature), " ")
+	// Only signatures may stand in several lines. Joined, two ids or timestamps are
+	// none, whichever of them is the signed one.
+	one := func(name string) string { return strings.Join(h.Values(name), " ") }
+	id, stamp, signature := one(HeaderID), one(HeaderTimestamp), one(HeaderSignature)
 	for _, x := range [...]struct{ name, value string }{{HeaderID, id}, {HeaderTimestamp, stamp}, {HeaderSignature, signature}} {
 		if x.value == "" {
 			return Message{}, fmt.Errorf("%w: %s", ErrMissingHeader, x.name)
@@ -137,14 +140,23 @@ func (v *Verifier) tolerance() time.Duration {
 	return v.Tolerance
 }
 
+// secrets are those that verify anything: the zero Secret's key is known to all.
+func (v *Verifier) secrets() []Secret {
+	zero := func(s Secret) bool { return s.key == nil }
+	if !slices.ContainsFunc(v.Secrets, zero) {
+		return v.Secrets
+	}
+	return slices.DeleteFunc(slices.Clone(v.Secrets), zero)
+}
+
 // signatures checks a header of v1 and v1a signatures, and returns the scheme
 // that matched.
 func (v *Verifier) signatures(ctx context.Context, header string, prefix, body []byte) (string, error) {
 	found := candidates(header)
-	keys := v.PublicKeys
+	secrets, keys := v.secrets(), v.PublicKeys
 	// What is at hand comes first: a message that it verifies needs no key set, and
 	// must not fail because that can't be had.
-	if found.match(v.Secrets, nil, prefix, body) {
+	if found.match(secrets, nil, prefix, body) {
 		return SchemeV1, nil
 	}
 	if found.match(nil, keys, prefix, body) {
@@ -165,10 +177,10 @@ func (v *Verifier) signatures(ctx context.Context, header string, prefix, body [
 		return "", fmt.Errorf("%w: %s holds no well-formed v1 or v1a signature", ErrSignature, HeaderSignature)
 	case len(found.v1) == 0 && len(keys) == 0:
 		return "", fmt.Errorf("%w: the message is signed with v1a; the verifier has no public key", ErrNoSecret)
-	case len(found.v1a) == 0 && len(v.Secrets) == 0:
+	case len(found.v1a) == 0 && len(secrets) == 0:
 		return "", fmt.Errorf("%w: the message is signed with v1; the verifier has no secret", ErrNoSecret)
 	}
-	return "", fmt.Errorf("%w: %s", ErrSignature, found.why(v.Secrets, keys, prefix, body))
+	return "", fmt.Errorf("%w: %s", ErrSignature, found.why(secrets, keys, prefix, body))
 }
 
 // timestamp reads and judges the timestamp header.

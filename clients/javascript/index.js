@@ -123,7 +123,7 @@ const bitLength = (bytes) => {
   return first < 0 ? 0 : (bytes.length - first) * 8 - Math.clz32(bytes[first]) + 24;
 };
 
-/** Reads a JWKS (RFC 7517). Keys for other uses or of other kinds are passed over. */
+/** Reads a JWKS (RFC 7517). Keys for other uses, of other kinds or malformed are passed over. */
 async function parseKeys(set) {
   const listed = set?.keys ?? [];
   if (!Array.isArray(listed) || typeof set !== 'object') throw new TypeError('it is not a JWKS');
@@ -134,15 +134,15 @@ async function parseKeys(set) {
     if (k.d !== undefined || k.p !== undefined || k.k !== undefined) throw new TypeError('a key of the set is private or symmetric');
     if ((k.use && k.use !== 'sig') || (k.key_ops?.length && !k.key_ops.includes('verify'))) continue;
     if (k.kty === 'RSA' && (!k.alg || k.alg === 'RS256')) {
-      const n = fromBase64url(k.n ?? '='), e = fromBase64url(k.e ?? '=');
-      if (!n || !e || bitLength(e) > 31) throw new TypeError('a key of the set is malformed');
+      const n = fromBase64url(`${k.n ?? '='}`), e = fromBase64url(`${k.e ?? '='}`);
+      if (!n || !e || bitLength(e) > 31) continue;
       const exponent = e.reduce((value, b) => value * 256 + b, 0);
       if (bitLength(n) < 2048 || bitLength(n) > 8192 || exponent < 3 || exponent % 2 === 0) continue; // Weak keys verify nothing.
       const key = await crypto.subtle.importKey('jwk', { kty: 'RSA', n: k.n, e: k.e, alg: 'RS256', ext: true }, { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' }, false, ['verify']);
       keys.push({ kid: k.kid, rsa: key });
     } else if (k.kty === 'OKP' && k.crv === 'Ed25519' && (!k.alg || k.alg === 'EdDSA' || k.alg === 'Ed25519')) {
-      const x = fromBase64url(k.x ?? '=');
-      if (!x || x.length !== 32) throw new TypeError('a key of the set is malformed');
+      const x = fromBase64url(`${k.x ?? '='}`);
+      if (!x || x.length !== 32) continue;
       keys.push({ kid: k.kid, ed25519: await importEd25519(x) });
     }
   }

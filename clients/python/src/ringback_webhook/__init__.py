@@ -125,7 +125,7 @@ def _restored(body: bytes) -> typing.Iterator[typing.Tuple[bytes, str]]:
 
 
 def _parse_keys(keys: typing.Any) -> typing.List[typing.Tuple[typing.Any, str, typing.Any]]:
-    """Reads a JWKS (RFC 7517) into (kid, kind, key). Keys for other uses or of other kinds are passed over."""
+    """Reads a JWKS (RFC 7517) into (kid, kind, key). Keys for other uses, of other kinds or malformed are passed over."""
     if not isinstance(keys, dict) or not isinstance(keys.get("keys") or [], list):
         raise ValueError("it is not a JWKS")
     listed = keys.get("keys") or []
@@ -142,20 +142,17 @@ def _parse_keys(keys: typing.Any) -> typing.List[typing.Tuple[typing.Any, str, t
         if k.get("kty") == "RSA" and k.get("alg") in (None, "", "RS256"):
             n, e = _b64url(k.get("n")), _b64url(k.get("e"))
             if n is None or e is None:
-                raise ValueError("a key of the set is malformed")
+                continue
             modulus, exponent = int.from_bytes(n, "big"), int.from_bytes(e, "big")
-            if exponent.bit_length() > 31:
-                raise ValueError("a key of the set is malformed")
-            if not 2048 <= modulus.bit_length() <= 8192 or exponent < 3 or exponent % 2 == 0:
+            if exponent.bit_length() > 31 or not 2048 <= modulus.bit_length() <= 8192 or exponent < 3 or exponent % 2 == 0:
                 continue  # Weak keys verify nothing.
             from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 
             found.append((k.get("kid"), "rsa", RSAPublicNumbers(exponent, modulus).public_key()))
         elif k.get("kty") == "OKP" and k.get("crv") == "Ed25519" and k.get("alg") in (None, "", "EdDSA", "Ed25519"):
             x = _b64url(k.get("x"))
-            if x is None or len(x) != 32:
-                raise ValueError("a key of the set is malformed")
-            found.append((k.get("kid"), "ed25519", _ed25519(x)))
+            if x is not None and len(x) == 32:
+                found.append((k.get("kid"), "ed25519", _ed25519(x)))
     return found
 
 
