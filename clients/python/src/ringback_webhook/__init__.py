@@ -66,6 +66,11 @@ def _b64url(text: typing.Any) -> typing.Optional[bytes]:
     return _b64(text.translate(str.maketrans("-_", "+/")) + "=" * (-len(text) % 4))
 
 
+def _utf8(text: str) -> bytes:
+    """Text of a message as bytes; half a surrogate pair in it is no error, and matches nothing."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def _secret(text: str) -> bytes:
     key = _b64(text[6:] if text.startswith("whsec_") else text)
     if key is None or not 24 <= len(key) <= 64:
@@ -118,7 +123,7 @@ def _restored(body: bytes) -> typing.Iterator[typing.Tuple[bytes, str]]:
             yield compact.encode(), (
                 "the body was re-serialised on the way: it matches once its white space is removed; verify the raw bytes as received"
             )
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     if body.strip() != body:
         yield body.strip(), "white space was added around the body; verify the raw bytes as received"
@@ -206,7 +211,7 @@ class _KeySet:
                     age = re.search(r'(?:^|,)\s*max-age="?(\d{1,9})', cache, re.IGNORECASE)
                     self.fetched = now
                     self.until = now + (min(max(int(age.group(1)), _MIN_AGE), _MAX_AGE) if age else _DEFAULT_AGE)
-                except (OSError, ValueError) as err:
+                except (OSError, ValueError, RecursionError) as err:
                     self.failed = err
             if self.fetched is None or now - self.fetched > _STALE_AGE:
                 raise WebhookError("key set", f"the key set can't be had: {self.failed}")
@@ -278,10 +283,10 @@ class Verifier:
         if signature.count(".") == 2 and not re.search("[ ,]", signature):
             self._token(signature, id, body)
         else:
-            scheme = self._signatures(signature, f"{id}.{at}.".encode(), body)
+            scheme = self._signatures(signature, _utf8(f"{id}.{at}."), body)
         try:
             event = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             event = None  # Verified, but not JSON.
         return Message(id, datetime.datetime.fromtimestamp(at, datetime.timezone.utc), scheme, body, event)
 
@@ -369,7 +374,7 @@ class Verifier:
         signature = _b64url(sig)
         if signature is None:
             raise WebhookError("token", "the token's signature is malformed")
-        signed = f"{head}.{payload}".encode()
+        signed = _utf8(f"{head}.{payload}")
         if not any([_verify_rs256(key, signature, signed) for key in self._keys.rsa(h["kid"])]):
             raise WebhookError("signature", f"the token's signature is not by key {h['kid']!r}, or the token was changed")
         # From here on the sender is known; what can be wrong is what it is about.
@@ -400,7 +405,7 @@ class Verifier:
             raise WebhookError("timestamp", f"the token was issued {c['iat'] - now} s in the future; compare the clocks")
         if "nbf" in c and (not date(c["nbf"]) or c["nbf"] > now + self._tolerance):
             raise WebhookError("timestamp", "the token is not valid yet")
-        if not isinstance(c.get("jti"), str) or not hmac.compare_digest(c["jti"].encode(), id.encode()):
+        if not isinstance(c.get("jti"), str) or not hmac.compare_digest(_utf8(c["jti"]), _utf8(id)):
             raise WebhookError("token", f"the token is about message {c.get('jti')!r}, webhook-id says {id!r}")
 
     def _bound(self, c: dict, body: bytes) -> None:
@@ -410,7 +415,7 @@ class Verifier:
                 raise WebhookError("token", "the token has no body_sha256, so anybody could put another body beside it")
             try:
                 sent = json.loads(body)
-            except ValueError:
+            except (ValueError, RecursionError):
                 sent = None
             if not isinstance(sent, dict) or "type" not in sent or "data" not in sent:
                 raise WebhookError("token", "the body is not an event")
@@ -420,7 +425,7 @@ class Verifier:
             return
 
         def match(content: bytes) -> bool:
-            return hmac.compare_digest(want.lower().encode(), hashlib.sha256(content).hexdigest().encode())
+            return hmac.compare_digest(_utf8(want.lower()), hashlib.sha256(content).hexdigest().encode())
 
         if match(body):
             return
