@@ -47,10 +47,10 @@ const (
 // more when fn fails.
 //
 // After an error the caller must roll back, so that the message can come again as
-// if it never had. (The claim is given up when fn fails or panics; who commits all
-// the same keeps what fn has written until then, and the message still comes
-// again.) After a double, which is no error, there is nothing to do: commit or roll
-// back, and answer the sender 2xx.
+// if it never had. The claim is given up when fn fails or panics: if the caller
+// commits all the same, the message still comes again, but what fn has written until
+// then is there. An error that fn hides is a success. After a double, which is no
+// error, there is nothing to do: commit or roll back, and answer the sender 2xx.
 //
 // Doubles that come at once wait for each other. On PostgreSQL the second waits
 // in the statement until the first transaction ends: it is a double if that was
@@ -59,7 +59,8 @@ const (
 // serialization error (40001) instead: roll back and try again. On SQLite the
 // second waits for the lock of the database, as any two writers do, for the
 // connection's busy_timeout, and fails with SQLITE_BUSY after it. There, call
-// Once before anything is read in the transaction, or begin it as IMMEDIATE.
+// Once before anything is read in the transaction, or begin it as IMMEDIATE: one that
+// has read before another wrote fails at once (SQLITE_BUSY_SNAPSHOT).
 //
 // The id is the webhook-id of a verified message. Senders choose theirs
 // independently: with several senders on one table put the sender's name before

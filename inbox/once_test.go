@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	modernc "modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"ringback.dev/inbox"
 	"ringback.dev/inbox/postgres"
@@ -179,6 +180,8 @@ func TestOnce(t *testing.T) {
 	t.Run("created at once", func(t *testing.T) { testCreated(t, server.Schema(t)) })
 	t.Run("no table", func(t *testing.T) { testNoTable(t, server.Schema(t)) })
 	t.Run("may not create", func(t *testing.T) { testMayNotCreate(t, server) })
+	t.Run("hidden error", func(t *testing.T) { testHidden(t, server.Schema(t)) })
+	t.Run("read before", func(t *testing.T) { testReadBefore(t) })
 	t.Run("snapshots", func(t *testing.T) { testSnapshots(t, server.Schema(t)) })
 	t.Run("round trips", func(t *testing.T) { testRoundTrips(t, server) })
 }
@@ -447,6 +450,77 @@ func testMayNotCreate(t *testing.T, server *pgtest.Server) {
 	}
 	if n, err := inbox.Sweep(t.Context(), db, time.Now().Add(time.Second)); n != 1 || err != nil {
 		t.Error(n, err)
+	}
+}
+
+// testHidden: on PostgreSQL nothing is committed after a statement has failed, and Do
+// says so, though fn does not.
+func testHidden(t *testing.T, address string) {
+	db := openDB(t, "pgx", address)
+	e := sqlEngine(t, db, inbox.PostgreSQL)
+	pool, err := pgxpool.New(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	const nonsense = "INSERT INTO nowhere VALUES (1)"
+	if first, err := inbox.Do(t.Context(), db, "msg_1", func(tx *sql.Tx) error {
+		_, _ = tx.ExecContext(t.Context(), nonsense) // Hidden.
+		return nil
+	}); first || err == nil {
+		t.Errorf("database/sql: %v, %v", first, err)
+	}
+	if first, err := postgres.Do(t.Context(), pool, "msg_1", func(tx pgx.Tx) error {
+		_, _ = tx.Exec(t.Context(), nonsense) // Hidden.
+		return nil
+	}); first || err == nil {
+		t.Errorf("pgx: %v, %v", first, err)
+	}
+	if !once(t, e, "msg_1") {
+		t.Error("the claim was kept")
+	}
+}
+
+// testReadBefore holds the comment of Once to what SQLite does with a transaction that
+// has read before another wrote: waiting is of no use, so it fails at once. One that is
+// IMMEDIATE, or claims first, is not troubled.
+func testReadBefore(t *testing.T) {
+	dsn := sqliteDSN(t)
+	db := openDB(t, "sqlite", dsn)
+	e := sqlEngine(t, db, inbox.SQLite)
+	read := func(db *sql.DB) *sql.Tx {
+		t.Helper()
+		tx, err := db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if err := tx.QueryRowContext(t.Context(), countEffects).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return tx
+	}
+	nothing := func() error { return nil }
+	tx := read(db)
+	if !once(t, e, "msg_1") {
+		t.Fatal("a double")
+	}
+	first, err := inbox.Once(t.Context(), tx, "msg_2", nothing)
+	var busy *modernc.Error
+	if first || !errors.As(err, &busy) || busy.Code() != sqlite3.SQLITE_BUSY_SNAPSHOT {
+		t.Errorf("got %v, %v", first, err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Error(err)
+	}
+	immediate := openDB(t, "sqlite", dsn+"&_txlock=immediate")
+	defer immediate.Close()
+	tx = read(immediate)
+	if first, err := inbox.Once(t.Context(), tx, "msg_2", nothing); !first || err != nil {
+		t.Errorf("got %v, %v", first, err)
+	}
+	if err := tx.Commit(); err != nil {
+		t.Error(err)
 	}
 }
 
