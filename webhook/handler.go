@@ -16,7 +16,8 @@ const MaxBody = 1 << 20
 // any 2xx acknowledges, everything else is sent again. What is not signed as it must
 // be is answered 401, what is too large 413, and 503 means that the sender's keys
 // can't be had. Why a message does not verify is not said to whoever sent it, but
-// logged to slog.Default().
+// logged to slog.Default(). How long a body may take is a matter of the server: set its
+// ReadTimeout.
 //
 //	http.Handle("/hook", webhook.Handler(&webhook.Verifier{Secrets: secrets}, func(w http.ResponseWriter, r *http.Request, m webhook.Message) {
 //		w.WriteHeader(http.StatusNoContent)

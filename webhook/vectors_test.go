@@ -150,6 +150,10 @@ func asymmetric(t *testing.T) []vector {
 	add("v1a: of the future", good, "timestamp", func(v *vector) { pinned(one)(v); v.Now -= 301 })
 	add("v1a: timestamp changed", good, "signature", func(v *vector) { pinned(one)(v); v.Timestamp = fmt.Sprint(vectorTime + 1) })
 	add("v1a: id changed", good, "signature", func(v *vector) { pinned(one)(v); v.ID = "msg_x" })
+	others := strings.Repeat(sign(vectorBody, two)+" ", 7)
+	add("v1a: the eighth signature", others+good, "", pinned(one))
+	add("v1a: no more than eight signatures are tried", others+sign(vectorBody, two)+" "+good, "signature", pinned(one))
+	add("v1 after many of v1a", others+others+sign(vectorBody, secret), "", func(v *vector) { pinned(one)(v); v.Secrets = []string{secret.Reveal()} })
 	add("v1a as v1", "v1,"+strings.TrimPrefix(good, "v1a,"), "signature", func(v *vector) { pinned(one)(v); v.Secrets = []string{secret.Reveal()} })
 
 	const header = `{"alg":"RS256","typ":"JWT","kid":"test"}`

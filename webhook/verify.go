@@ -38,9 +38,14 @@ var (
 // clock, in either direction.
 const DefaultTolerance = 5 * time.Minute
 
-// maxSignatures bounds how many signatures of one header are tried, so that a
-// sender can't make the receiver compute without end.
-const maxSignatures = 32
+// These bound how many signatures of one header are tried, and how large a body may
+// be for which a reason is searched, so that a forger can't make the receiver compute
+// for long. A signature of v1a costs a hash of the body for each key.
+const (
+	maxSignatures = 32
+	maxV1a        = 8
+	maxHint       = 64 << 10
+)
 
 // The schemes of messages.
 const (
@@ -214,7 +219,7 @@ func candidates(header string) (found tokens) {
 			if mac, err := base64.StdEncoding.Strict().DecodeString(encoded); err == nil && len(mac) == sha256.Size {
 				found.v1 = append(found.v1, mac)
 			}
-		} else if encoded, ok := strings.CutPrefix(token, schemeV1a); ok {
+		} else if encoded, ok := strings.CutPrefix(token, schemeV1a); ok && len(found.v1a) < maxV1a {
 			if sig, err := base64.StdEncoding.Strict().DecodeString(encoded); err == nil && len(sig) == ed25519.SignatureSize {
 				found.v1a = append(found.v1a, sig)
 			}
@@ -263,6 +268,9 @@ func (t tokens) why(secrets []Secret, keys []PublicKey, prefix, body []byte) str
 // restored tries what a body was before somebody printed it anew, and says so if
 // that is it.
 func restored(body []byte, match func([]byte) bool) string {
+	if len(body) > maxHint {
+		return ""
+	}
 	var compact bytes.Buffer
 	if json.Compact(&compact, body) == nil && compact.Len() != len(body) && match(compact.Bytes()) {
 		return "the body was re-serialised on the way: it matches once its white space is removed; verify the raw bytes as received"

@@ -5,6 +5,8 @@
 
 const DEFAULT_TOLERANCE = 300;
 const MAX_SIGNATURES = 32;
+const MAX_V1A = 8; // Each costs a hash of the body for each key.
+const MAX_HINT = 64 * 1024; // No reason is searched for larger bodies.
 const MAX_TOKEN = 64 * 1024;
 const MAX_KEYS = 100;
 const MAX_KEY_SET = 1 << 20;
@@ -78,6 +80,7 @@ const sha256 = async (bytes) => new Uint8Array(await crypto.subtle.digest('SHA-2
 
 /** What a body was before somebody printed it anew, and what to say about it. */
 function* restored(body) {
+  if (body.length > MAX_HINT) return;
   let text;
   try {
     text = decoder.decode(body);
@@ -265,7 +268,7 @@ export class Verifier {
       const comma = token.indexOf(',');
       const scheme = token.slice(0, Math.max(comma, 0)), bytes = comma > 0 && fromBase64(token.slice(comma + 1));
       if (bytes && scheme === 'v1' && bytes.length === 32) found.v1.push(bytes);
-      if (bytes && scheme === 'v1a' && bytes.length === 64) found.v1a.push(bytes);
+      if (bytes && scheme === 'v1a' && bytes.length === 64 && found.v1a.length < MAX_V1A) found.v1a.push(bytes);
     }
     const secrets = await this.secrets;
     const keys = [...(await this.publicKeys)];

@@ -71,7 +71,7 @@ class TestVectors(unittest.TestCase):
                     verifier_of(v).verify({**headers_of(v), "webhook-signature": changed}, body)
 
     def test_forgers_cause_no_other_error(self):
-        deep = b" " + b"[" * 200_000 + b"]" * 200_000
+        deep = b" " + b"[" * 20_000 + b"]" * 20_000
         for name in ("jwt", "v1a"):
             v = named(name)
             given = headers_of(v)

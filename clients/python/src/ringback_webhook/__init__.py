@@ -23,6 +23,8 @@ __all__ = ["Message", "Verifier", "WebhookError"]
 
 DEFAULT_TOLERANCE = 300
 _MAX_SIGNATURES = 32
+_MAX_V1A = 8  # Each costs a hash of the body for each key.
+_MAX_HINT = 64 * 1024  # No reason is searched for larger bodies.
 _MAX_TOKEN = 64 * 1024
 _MAX_KEYS = 100
 _MAX_KEY_SET = 1 << 20
@@ -115,6 +117,8 @@ def _verify_rs256(key: typing.Any, signature: bytes, message: bytes) -> bool:
 
 def _restored(body: bytes) -> typing.Iterator[typing.Tuple[bytes, str]]:
     """What a body was before somebody printed it anew, and what to say about it."""
+    if len(body) > _MAX_HINT:
+        return
     try:
         text = body.decode("utf-8")
         json.loads(text)
@@ -309,7 +313,7 @@ class Verifier:
             data = _b64(encoded)
             if scheme == "v1" and data is not None and len(data) == 32:
                 v1.append(data)
-            elif scheme == "v1a" and data is not None and len(data) == 64:
+            elif scheme == "v1a" and data is not None and len(data) == 64 and len(v1a) < _MAX_V1A:
                 v1a.append(data)
         keys = list(self._public_keys)
 
