@@ -38,7 +38,8 @@ const (
 type Entry struct {
 	// Source is the Receiver that took it.
 	Source string
-	// ID is its webhook-id.
+	// ID is its webhook-id. Another Source may have an entry of the same id: where
+	// several share a table of Once, claim Source and ID.
 	ID string
 	// Type is the event's type, "" if the body has none.
 	Type string

@@ -64,9 +64,10 @@ const (
 //
 // The id is the webhook-id of a verified message. Senders choose theirs
 // independently: with several senders on one table put the sender's name before
-// it, and with several effects of one message the effect's. Claim one id per
-// transaction, or several in the order of their text, so that transactions don't
-// wait for each other in a ring.
+// it, as in "billing/" + id, so that none can claim what is another's, and with
+// several effects of one message the effect's. Claim one id per transaction, or
+// several in the order of their text, so that transactions don't wait for each other
+// in a ring.
 //
 // Only what is written in tx happens once. An e-mail or a call to another service
 // in fn may happen again, when the commit fails after it.
