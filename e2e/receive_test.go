@@ -53,6 +53,7 @@ func TestReceiveDocument(t *testing.T) {
 		s.write("receiver.py", py[0])
 		s.env = append(s.env, "PYTHONPATH="+src, "PYTHONDONTWRITEBYTECODE=1")
 		s.query = sqlite(dir)
+		s.remember = "INSERT INTO seen VALUES ('msg_fresh', unixepoch() - 37 * 86400), ('msg_ancient', unixepoch() - 39 * 86400)"
 		s.examine(true)
 	})
 	t.Run("javascript", func(t *testing.T) {
@@ -78,13 +79,29 @@ func TestReceiveDocument(t *testing.T) {
 			t.Helper()
 			return runner(t, dir, nil, postgresScript(t), "query", cluster, query)
 		}
+		s.remember = "INSERT INTO seen VALUES ('msg_fresh', now() - interval '37 days'), ('msg_ancient', now() - interval '39 days')"
 		s.examine(true)
+
+		// Whoever adds an effect that hides an error loses no message: PostgreSQL answers
+		// COMMIT with ROLLBACK.
+		const effect = `[event.data.id]);`
+		s.write("receiver.mjs", strings.Replace(js[0], effect, `[event.data.id]).catch(() => {});`, 1))
+		if !strings.Contains(js[0], effect) {
+			t.Fatalf("the sample has no %s", effect)
+		}
+		s.start()
+		s.query(t, "ALTER TABLE results RENAME TO away")
+		if got := s.post(s.message("msg_hidden", "hidden")); got < 500 {
+			t.Errorf("an effect that failed is answered %d", got)
+		}
+		s.stop()
 	})
 	t.Run("go", func(t *testing.T) {
 		dir := t.TempDir()
 		s := newSample(t, dir, filepath.Join(dir, "receiver"))
 		s.build(programs[0])
 		s.query = sqlite(dir)
+		s.remember = "INSERT INTO ringback_seen VALUES ('msg_fresh', (unixepoch() - 37 * 86400) * 1000000), ('msg_ancient', (unixepoch() - 39 * 86400) * 1000000)"
 		s.examine(false)
 	})
 	t.Run("go handler", func(t *testing.T) {
@@ -152,12 +169,15 @@ type sample struct {
 	args            []string
 	env             []string
 	// query runs a statement on the receiver's database.
-	query   func(t *testing.T, query string) string
-	secrets [2]*standardwebhooks.Webhook // Newest first.
-	key     *rsa.PrivateKey
-	cmd     *exec.Cmd
-	ended   chan struct{} // Closed when cmd has ended.
-	log     *logBuffer
+	query func(t *testing.T, query string) string
+	// remember is a statement that has ids msg_fresh and msg_ancient seen 37 and 39 days
+	// ago.
+	remember string
+	secrets  [2]*standardwebhooks.Webhook // Newest first.
+	key      *rsa.PrivateKey
+	cmd      *exec.Cmd
+	ended    chan struct{} // Closed when cmd has ended.
+	log      *logBuffer
 }
 
 func newSample(t *testing.T, dir string, args ...string) *sample {
@@ -511,6 +531,21 @@ func (s *sample) examine(all bool) {
 		<-acknowledged
 	}
 	wg.Wait()
+
+	// Ids are remembered for 38 days.
+	s.query(s.T, s.remember)
+	s.stop()
+	s.start()
+	if got := s.post(s.message("msg_fresh", "fresh")); got != 204 {
+		s.Errorf("the double after 37 days was answered %d", got)
+	}
+	table := strings.Fields(s.remember)[2]
+	for deadline := time.Now().Add(20 * time.Second); s.query(s.T, "SELECT id FROM "+table+" WHERE id = 'msg_ancient'") != ""; {
+		if time.Now().After(deadline) {
+			s.Error("the id of 39 days ago is not swept")
+			break
+		}
+	}
 	got := s.jobs()
 	for _, job := range want {
 		if got[job] != 1 {

@@ -38,7 +38,8 @@ const (
 type Entry struct {
 	// Source is the Receiver that took it.
 	Source string
-	// ID is its webhook-id.
+	// ID is its webhook-id. Another Source may have an entry of the same id: where
+	// several share a table of Once, claim Source and ID.
 	ID string
 	// Type is the event's type, "" if the body has none.
 	Type string
@@ -120,8 +121,9 @@ type Settlement struct {
 // Store keeps entries. Times are arguments: a Store has no clock. Every method
 // may be called by any number of goroutines, and by several processes on one
 // database. What a method has changed is durable when it returns nil, as far as
-// the database promises that for a commit; when it returns an error nothing was
-// changed, or, if ctx ended, that is not known.
+// the database promises that for a commit. When it returns an error nothing was
+// changed; or, if ctx ended or the database could not be reached, that is not known,
+// and of a method that works in steps (Sweep, Retry, Purge) some may be done.
 //
 // No order of entries is promised, neither of all nor of those about one thing:
 // senders retry, and so does a Receiver.
@@ -135,8 +137,9 @@ type Store interface {
 	Accept(ctx context.Context, e *Entry) (first bool, err error)
 
 	// Claim leases up to max pending entries of a source that are due at now, those
-	// that are due longest first, until a time. No two claims get an entry as long as
-	// a lease on it lasts. An entry whose lease ran out counts as Lost.
+	// that are due longest first, until a time, and returns them in any order. No two
+	// claims get an entry as long as a lease on it lasts. An entry whose lease ran out
+	// counts as Lost.
 	Claim(ctx context.Context, source string, now, until time.Time, max int) ([]Entry, error)
 
 	// Extend makes leases last until a later time. Stale ones are passed over.
@@ -164,8 +167,9 @@ type BatchSettler interface {
 
 // Desk is what people do with the entries of a Store. Each engine has it.
 type Desk interface {
-	// Entries lists entries, newest first, without Body and Failures, and the
-	// cursor of the next page, "" if there is none. after is a cursor or "".
+	// Entries lists at most max entries, which must be 1 or more, newest first and
+	// without Body and Failures, and the cursor of the next page, "" if there is
+	// none. after is a cursor or "".
 	Entries(ctx context.Context, f Filter, after string, max int) (page []Entry, next string, err error)
 	// Entry returns one with everything. Errors: ErrNotFound.
 	Entry(ctx context.Context, source, id string) (Entry, error)
@@ -173,11 +177,13 @@ type Desk interface {
 	Counts(ctx context.Context) (map[string]map[State]int64, error)
 	// Retry makes the dead entries that match pending again, with all their attempts
 	// before them, and lets the pending ones that wait for another attempt have it
-	// now. Those that are being worked on, and those that are done, are left alone.
+	// now. Those that are being worked on, that are done, or that come later, are left
+	// alone. It returns how many it has changed.
 	Retry(ctx context.Context, f Filter, now time.Time) (int64, error)
-	// Purge removes the entries that match for good, done at now. Only their ids
-	// are remembered, so that a double is still known, until Sweep forgets them. The
-	// filter must name a state or ids.
+	// Purge removes the entries that match for good, as if they had been done at now,
+	// those that are being worked on, too, but none that come later. Only their ids are
+	// remembered, so that a double is still known, until Sweep forgets them. The filter
+	// must name a state or ids. It returns how many it has removed.
 	Purge(ctx context.Context, f Filter, now time.Time) (int64, error)
 }
 
@@ -187,6 +193,7 @@ type Filter struct {
 	State  State
 	Type   string
 	IDs    []string
-	// Received bounds when they came: from the first, before the second.
+	// From and Before bound when they were received: not before From, and before
+	// Before.
 	From, Before time.Time
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -35,17 +36,21 @@ const (
 // The statements are the same for both engines: they and their drivers take
 // $1, $2 for the arguments in their order.
 const (
-	claimSQL = `INSERT INTO ringback_seen (id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING`
-	sweepSQL = `DELETE FROM ringback_seen WHERE id IN (SELECT id FROM ringback_seen WHERE at < $1 ORDER BY at LIMIT 1000)`
+	claimSQL   = `INSERT INTO ringback_seen (id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING`
+	releaseSQL = `DELETE FROM ringback_seen WHERE id = $1`
+	sweepSQL   = `DELETE FROM ringback_seen WHERE id IN (SELECT id FROM ringback_seen WHERE at < $1 ORDER BY at LIMIT 1000)`
 )
 
 // Once calls fn if the id was not claimed before, and reports whether it did and
 // succeeded. The claim is a row that is written in tx, the caller's own transaction, in which fn
-// writes its effect: both are committed or neither. It costs one statement.
+// writes its effect: both are committed or neither. It costs one statement, and one
+// more when fn fails.
 //
-// After an error the caller must roll back, which releases the claim, so that
-// the message can come again. After a double, which is no error, there is nothing
-// to do: commit or roll back, and answer the sender 2xx.
+// After an error the caller must roll back, so that the message can come again as
+// if it never had. The claim is given up when fn fails or panics: if the caller
+// commits all the same, the message still comes again, but what fn has written until
+// then is there. An error that fn hides is a success. After a double, which is no
+// error, there is nothing to do: commit or roll back, and answer the sender 2xx.
 //
 // Doubles that come at once wait for each other. On PostgreSQL the second waits
 // in the statement until the first transaction ends: it is a double if that was
@@ -54,13 +59,15 @@ const (
 // serialization error (40001) instead: roll back and try again. On SQLite the
 // second waits for the lock of the database, as any two writers do, for the
 // connection's busy_timeout, and fails with SQLITE_BUSY after it. There, call
-// Once before anything is read in the transaction, or begin it as IMMEDIATE.
+// Once before anything is read in the transaction, or begin it as IMMEDIATE: one that
+// has read before another wrote fails at once (SQLITE_BUSY_SNAPSHOT).
 //
 // The id is the webhook-id of a verified message. Senders choose theirs
 // independently: with several senders on one table put the sender's name before
-// it, and with several effects of one message the effect's. Claim one id per
-// transaction, or several in the order of their text, so that transactions don't
-// wait for each other in a ring.
+// it, as in "billing/" + id, so that none can claim what is another's, and with
+// several effects of one message the effect's. Claim one id per transaction, or
+// several in the order of their text, so that transactions don't wait for each other
+// in a ring.
 //
 // Only what is written in tx happens once. An e-mail or a call to another service
 // in fn may happen again, when the commit fails after it.
@@ -70,7 +77,7 @@ func Once(ctx context.Context, tx Tx, id string, fn func() error) (first bool, e
 	}
 	result, err := tx.ExecContext(ctx, claimSQL, id, time.Now().UnixMicro())
 	if err != nil {
-		return false, fmt.Errorf("inbox: claim %s: %w", id, err)
+		return false, fmt.Errorf("inbox: claim %s: %w", id, hint(err))
 	}
 	n, err := result.RowsAffected()
 	if err != nil {
@@ -79,10 +86,25 @@ func Once(ctx context.Context, tx Tx, id string, fn func() error) (first bool, e
 	if n == 0 {
 		return false, nil
 	}
+	defer func() {
+		if !first { // An error, or fn panics. What can't be done here is done by the rollback.
+			_, _ = tx.ExecContext(context.WithoutCancel(ctx), releaseSQL, id)
+		}
+	}()
 	if err := fn(); err != nil {
 		return false, err
 	}
 	return true, nil
+}
+
+// hint adds what to do when the table is not there. PostgreSQL has a code for it
+// (undefined_table); SQLite's only says that the statement is wrong.
+func hint(err error) error {
+	var coded interface{ SQLState() string }
+	if errors.As(err, &coded) && coded.SQLState() == "42P01" || strings.Contains(err.Error(), "no such table: ringback_seen") {
+		return fmt.Errorf("%w; make it with Create, or with Schema in your migrations", err)
+	}
+	return err
 }
 
 // Do is Once in a transaction of its own: it begins one, commits it when fn
@@ -136,11 +158,22 @@ func Schema(d Dialect) (string, error) {
 	return "", fmt.Errorf("inbox: there is no schema for the dialect %q; use inbox.SQLite or inbox.PostgreSQL", d)
 }
 
-// Create makes the table of Once, if it is not there.
+// Create makes the table of Once, if it is not there. Several processes may call it
+// at once, and also who may not make tables, if somebody else has.
 func Create(ctx context.Context, db *sql.DB, d Dialect) error {
 	schema, err := Schema(d)
 	if err != nil {
 		return err
+	}
+	if d == PostgreSQL {
+		// IF NOT EXISTS asks for the right to make tables first.
+		var there bool
+		if err := db.QueryRowContext(ctx, `SELECT to_regclass('ringback_seen') IS NOT NULL`).Scan(&there); err != nil {
+			return fmt.Errorf("inbox: create ringback_seen: %w", err)
+		}
+		if there {
+			return nil
+		}
 	}
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
@@ -175,7 +208,7 @@ func Sweep(ctx context.Context, db Execer, before time.Time) (removed int64, err
 	for {
 		result, err := db.ExecContext(ctx, sweepSQL, before.UnixMicro())
 		if err != nil {
-			return removed, fmt.Errorf("inbox: sweep: %w", err)
+			return removed, fmt.Errorf("inbox: sweep: %w", hint(err))
 		}
 		n, err := result.RowsAffected()
 		removed += n

@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	modernc "modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"ringback.dev/inbox"
 	"ringback.dev/inbox/postgres"
@@ -42,6 +43,16 @@ type tx struct {
 	// once is Once with an effect, and then the error.
 	once             func(id string, err error) (bool, error)
 	commit, rollback func() error
+}
+
+// errPanic stands for a panic.
+var errPanic = errors.New("a panic")
+
+func result(fails error) error {
+	if fails == errPanic {
+		panic(fails)
+	}
+	return fails
 }
 
 const (
@@ -74,7 +85,7 @@ func sqlEngine(t *testing.T, db *sql.DB, d inbox.Dialect) engine {
 					if _, err := began.ExecContext(t.Context(), addEffect, id); err != nil {
 						return err
 					}
-					return fails
+					return result(fails)
 				})
 			}
 			return tx{once, began.Commit, began.Rollback}
@@ -117,7 +128,7 @@ func pgxEngine(t *testing.T, address string) engine {
 					if _, err := began.Exec(t.Context(), addEffect, id); err != nil {
 						return err
 					}
-					return fails
+					return result(fails)
 				})
 			}
 			return tx{once, func() error { return began.Commit(context.Background()) }, func() error { return began.Rollback(context.Background()) }}
@@ -159,12 +170,18 @@ func TestOnce(t *testing.T) {
 		t.Run(x.name, func(t *testing.T) {
 			t.Run("double", func(t *testing.T) { testDouble(t, x.open(t)) })
 			t.Run("failure", func(t *testing.T) { testFailure(t, x.open(t)) })
+			t.Run("commit after a failure", func(t *testing.T) { testCommitAnyway(t, x.open(t)) })
 			t.Run("waits for a commit", func(t *testing.T) { testWaits(t, x.open(t), true) })
 			t.Run("waits for a rollback", func(t *testing.T) { testWaits(t, x.open(t), false) })
 			t.Run("concurrent", func(t *testing.T) { testConcurrent(t, x.open(t)) })
 			t.Run("sweep", func(t *testing.T) { testOnceSweep(t, x.open(t)) })
 		})
 	}
+	t.Run("created at once", func(t *testing.T) { testCreated(t, server.Schema(t)) })
+	t.Run("no table", func(t *testing.T) { testNoTable(t, server.Schema(t)) })
+	t.Run("may not create", func(t *testing.T) { testMayNotCreate(t, server) })
+	t.Run("hidden error", func(t *testing.T) { testHidden(t, server.Schema(t)) })
+	t.Run("read before", func(t *testing.T) { testReadBefore(t) })
 	t.Run("snapshots", func(t *testing.T) { testSnapshots(t, server.Schema(t)) })
 	t.Run("round trips", func(t *testing.T) { testRoundTrips(t, server) })
 }
@@ -214,6 +231,40 @@ func testFailure(t *testing.T, e engine) {
 	}
 	if !once(t, e, "msg_1") {
 		t.Error("the failure kept the claim")
+	}
+}
+
+// testCommitAnyway: whoever commits although fn failed, or after it panicked, has not
+// lost the message.
+func testCommitAnyway(t *testing.T, e engine) {
+	for id, fails := range map[string]error{"msg_1": errors.New("no"), "msg_2": errPanic} {
+		x := e.begin(t)
+		func() {
+			defer func() { _ = recover() }()
+			if first, err := x.once(id, fails); first || !errors.Is(err, fails) {
+				t.Errorf("got %v, %v", first, err)
+			}
+		}()
+		if err := x.commit(); err != nil {
+			t.Fatal(err)
+		}
+		if !once(t, e, id) {
+			t.Errorf("%s is claimed, and its effect failed", id)
+		}
+	}
+	// The failure of one claim in a transaction is not that of another.
+	x := e.begin(t)
+	if _, err := x.once("msg_3", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.once("msg_4", errors.New("no")); err == nil {
+		t.Error("no error")
+	}
+	if err := x.commit(); err != nil {
+		t.Fatal(err)
+	}
+	if once(t, e, "msg_3") || !once(t, e, "msg_4") {
+		t.Error("the failure of one is not its own alone")
 	}
 }
 
@@ -324,6 +375,152 @@ func testOnceSweep(t *testing.T, e engine) {
 	}
 	if !once(t, e, "msg_1") {
 		t.Error("it is not forgotten")
+	}
+}
+
+// testCreated: processes that start at once make one table.
+func testCreated(t *testing.T, address string) {
+	dsn := sqliteDSN(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		for _, x := range []struct {
+			driver, dsn string
+			dialect     inbox.Dialect
+		}{{"sqlite", dsn, inbox.SQLite}, {"pgx", address, inbox.PostgreSQL}} {
+			db := openDB(t, x.driver, x.dsn)
+			defer db.Close()
+			wg.Go(func() {
+				if err := inbox.Create(t.Context(), db, x.dialect); err != nil {
+					t.Errorf("%s: %v", x.driver, err)
+				}
+				if _, err := inbox.Do(t.Context(), db, "msg_1", func(*sql.Tx) error { return nil }); err != nil {
+					t.Errorf("%s: %v", x.driver, err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+}
+
+// testNoTable: an error says how to make the table.
+func testNoTable(t *testing.T, address string) {
+	for driver, dsn := range map[string]string{"sqlite": sqliteDSN(t), "pgx": address} {
+		db := openDB(t, driver, dsn)
+		defer db.Close()
+		_, once := inbox.Do(t.Context(), db, "msg_1", func(*sql.Tx) error { return nil })
+		_, swept := inbox.Sweep(t.Context(), db, time.Now())
+		for _, err := range []error{once, swept} {
+			if err == nil || !strings.Contains(err.Error(), "make it with Create") {
+				t.Errorf("%s: %v", driver, err)
+			}
+		}
+	}
+}
+
+// testMayNotCreate: a program that may use the table, and make none, starts.
+func testMayNotCreate(t *testing.T, server *pgtest.Server) {
+	owner := openDB(t, "pgx", server.Schema(t))
+	defer owner.Close()
+	if err := inbox.Create(t.Context(), owner, inbox.PostgreSQL); err != nil {
+		t.Fatal(err)
+	}
+	var schema string
+	if err := owner.QueryRowContext(t.Context(), `SELECT current_schema()`).Scan(&schema); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := owner.ExecContext(t.Context(), `CREATE ROLE app; GRANT USAGE ON SCHEMA `+schema+` TO app; GRANT SELECT, INSERT, DELETE ON ringback_seen TO app`); err != nil {
+		t.Fatal(err)
+	}
+	address := server.Address + " search_path=" + schema + " role=app"
+	db := openDB(t, "pgx", address)
+	defer db.Close()
+	if err := inbox.Create(t.Context(), db, inbox.PostgreSQL); err != nil {
+		t.Error(err)
+	}
+	pool, err := pgxpool.New(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if err := postgres.Create(t.Context(), pool); err != nil {
+		t.Error(err)
+	}
+	if first, err := inbox.Do(t.Context(), db, "msg_1", func(*sql.Tx) error { return nil }); !first || err != nil {
+		t.Error(first, err)
+	}
+	if n, err := inbox.Sweep(t.Context(), db, time.Now().Add(time.Second)); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+}
+
+// testHidden: on PostgreSQL nothing is committed after a statement has failed, and Do
+// says so, though fn does not.
+func testHidden(t *testing.T, address string) {
+	db := openDB(t, "pgx", address)
+	e := sqlEngine(t, db, inbox.PostgreSQL)
+	pool, err := pgxpool.New(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	const nonsense = "INSERT INTO nowhere VALUES (1)"
+	if first, err := inbox.Do(t.Context(), db, "msg_1", func(tx *sql.Tx) error {
+		_, _ = tx.ExecContext(t.Context(), nonsense) // Hidden.
+		return nil
+	}); first || err == nil {
+		t.Errorf("database/sql: %v, %v", first, err)
+	}
+	if first, err := postgres.Do(t.Context(), pool, "msg_1", func(tx pgx.Tx) error {
+		_, _ = tx.Exec(t.Context(), nonsense) // Hidden.
+		return nil
+	}); first || err == nil {
+		t.Errorf("pgx: %v, %v", first, err)
+	}
+	if !once(t, e, "msg_1") {
+		t.Error("the claim was kept")
+	}
+}
+
+// testReadBefore holds the comment of Once to what SQLite does with a transaction that
+// has read before another wrote: waiting is of no use, so it fails at once. One that is
+// IMMEDIATE, or claims first, is not troubled.
+func testReadBefore(t *testing.T) {
+	dsn := sqliteDSN(t)
+	db := openDB(t, "sqlite", dsn)
+	e := sqlEngine(t, db, inbox.SQLite)
+	read := func(db *sql.DB) *sql.Tx {
+		t.Helper()
+		tx, err := db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if err := tx.QueryRowContext(t.Context(), countEffects).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return tx
+	}
+	nothing := func() error { return nil }
+	tx := read(db)
+	if !once(t, e, "msg_1") {
+		t.Fatal("a double")
+	}
+	first, err := inbox.Once(t.Context(), tx, "msg_2", nothing)
+	var busy *modernc.Error
+	if first || !errors.As(err, &busy) || busy.Code() != sqlite3.SQLITE_BUSY_SNAPSHOT {
+		t.Errorf("got %v, %v", first, err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Error(err)
+	}
+	immediate := openDB(t, "sqlite", dsn+"&_txlock=immediate")
+	defer immediate.Close()
+	tx = read(immediate)
+	if first, err := inbox.Once(t.Context(), tx, "msg_2", nothing); !first || err != nil {
+		t.Errorf("got %v, %v", first, err)
+	}
+	if err := tx.Commit(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 )
 
@@ -11,9 +12,12 @@ import (
 // stay far below it.
 const MaxBody = 1 << 20
 
-// Handler verifies each message and passes it to next; what can't be verified is
-// answered 401, what is too large 413, both with the reason as JSON. next
-// answers the sender: any 2xx acknowledges, everything else is sent again.
+// Handler verifies each message and passes it to next, which answers the sender:
+// any 2xx acknowledges, everything else is sent again. What is not signed as it must
+// be is answered 401, what is too large 413, and 503 means that the sender's keys
+// can't be had. Why a message does not verify is not said to whoever sent it, but
+// logged to slog.Default(). How long a body may take is a matter of the server: set its
+// ReadTimeout.
 //
 //	http.Handle("/hook", webhook.Handler(&webhook.Verifier{Secrets: secrets}, func(w http.ResponseWriter, r *http.Request, m webhook.Message) {
 //		w.WriteHeader(http.StatusNoContent)
@@ -36,13 +40,19 @@ func Handler(v *Verifier, next func(http.ResponseWriter, *http.Request, Message)
 			return
 		}
 		m, err := v.VerifyContext(r.Context(), r.Header, body)
-		if errors.Is(err, ErrKeySet) {
+		switch {
+		case errors.Is(err, ErrKeySet):
+			slog.ErrorContext(r.Context(), "webhook refused", "error", err)
 			w.Header().Set("Retry-After", "30") // Not the sender's fault: it is to come again.
-			refuse(w, http.StatusServiceUnavailable, err.Error())
+			refuse(w, http.StatusServiceUnavailable, "the message can't be verified just now")
 			return
-		}
-		if err != nil {
-			refuse(w, http.StatusUnauthorized, err.Error())
+		case errors.Is(err, ErrMissingHeader):
+			slog.WarnContext(r.Context(), "webhook refused", "error", err)
+			refuse(w, http.StatusUnauthorized, "webhook-id, webhook-timestamp and webhook-signature are needed")
+			return
+		case err != nil:
+			slog.WarnContext(r.Context(), "webhook refused", "error", err)
+			refuse(w, http.StatusUnauthorized, "the message is not signed as it must be")
 			return
 		}
 		next(w, r, m)

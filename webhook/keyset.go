@@ -34,14 +34,15 @@ const (
 	maxAge       = time.Hour
 	refreshEvery = 30 * time.Second
 	staleAge     = 24 * time.Hour
+	fetchTimeout = 10 * time.Second
 )
 
 // KeySet is a sender's published keys (a JWKS, RFC 7517): fetched from its address
 // when first needed and kept for a while, or fixed. No key is ever taken from a
 // message. It may be used by any number of goroutines.
 type KeySet struct {
-	// Client fetches the set; nil means a client of its own that follows no
-	// redirect and gives up after 10 s.
+	// Client fetches the set, in 10 s at most; nil means a client of its own that
+	// follows no redirect.
 	Client *http.Client
 	// AllowHTTP permits addresses with http to others than this machine.
 	AllowHTTP bool
@@ -52,11 +53,11 @@ type KeySet struct {
 
 	mu       sync.Mutex
 	keys     []publicKey
-	fetched  time.Time // When keys arrived.
-	until    time.Time // When they should be fetched anew.
-	tried    time.Time // When that was last tried.
-	failed   error     // What came of it.
-	fetching chan struct{}
+	fetched  time.Time     // When keys arrived.
+	until    time.Time     // When they should be fetched anew.
+	tried    time.Time     // When that was last tried.
+	failed   error         // What came of it.
+	fetching chan struct{} // Closed when the fetch under way has ended; nil if there is none.
 }
 
 // publicKey is a key of a set: one of the two.
@@ -79,19 +80,10 @@ func ParseKeySet(data []byte) (*KeySet, error) {
 	return &KeySet{keys: keys}, nil
 }
 
-// parseKeys reads a JWKS. Keys for other uses or of other kinds are passed over; a
-// private key is an error, since somebody has published it.
+// parseKeys reads a JWKS. Keys for other uses, of other kinds or malformed are passed
+// over (RFC 7517 §5); a private key is an error, since somebody has published it.
 func parseKeys(data []byte) ([]publicKey, error) {
-	var set struct {
-		Keys []struct {
-			Type          string `json:"kty"`
-			ID            string `json:"kid"`
-			Use, Alg, Crv string
-			N, E, X       string
-			D, P, K       json.RawMessage // Of private and symmetric keys.
-			Ops           []string        `json:"key_ops"`
-		}
-	}
+	var set struct{ Keys []json.RawMessage }
 	if err := json.Unmarshal(data, &set); err != nil {
 		return nil, fmt.Errorf("%w: it is not a JWKS", ErrKey)
 	}
@@ -100,11 +92,20 @@ func parseKeys(data []byte) ([]publicKey, error) {
 	}
 	b64 := base64.RawURLEncoding
 	var keys []publicKey
-	for _, k := range set.Keys {
+	for _, data := range set.Keys {
+		var k struct {
+			Type          string `json:"kty"`
+			ID            string `json:"kid"`
+			Use, Alg, Crv string
+			N, E, X       string
+			D, P, K       json.RawMessage // Of private and symmetric keys.
+			Ops           []string        `json:"key_ops"`
+		}
+		malformed := json.Unmarshal(data, &k) != nil // It reads the other members all the same.
 		if k.D != nil || k.P != nil || k.K != nil {
 			return nil, fmt.Errorf("%w: key %q is private or symmetric", ErrKey, k.ID)
 		}
-		if k.Use != "" && k.Use != "sig" || len(k.Ops) > 0 && !slices.Contains(k.Ops, "verify") {
+		if malformed || k.Use != "" && k.Use != "sig" || len(k.Ops) > 0 && !slices.Contains(k.Ops, "verify") {
 			continue
 		}
 		switch {
@@ -114,7 +115,7 @@ func parseKeys(data []byte) ([]publicKey, error) {
 			key := &rsa.PublicKey{N: new(big.Int).SetBytes(n)}
 			exponent := new(big.Int).SetBytes(e)
 			if err1 != nil || err2 != nil || exponent.BitLen() > 31 {
-				return nil, fmt.Errorf("%w: key %q is malformed", ErrKey, k.ID)
+				continue
 			}
 			key.E = int(exponent.Int64())
 			if bits := key.N.BitLen(); bits < minRSABits || bits > maxRSABits || key.E < 3 || key.E%2 == 0 {
@@ -123,10 +124,9 @@ func parseKeys(data []byte) ([]publicKey, error) {
 			keys = append(keys, publicKey{id: k.ID, rsa: key})
 		case k.Type == "OKP" && k.Crv == "Ed25519" && (k.Alg == "" || k.Alg == "EdDSA" || k.Alg == "Ed25519"):
 			x, err := b64.DecodeString(k.X)
-			if err != nil || len(x) != ed25519.PublicKeySize {
-				return nil, fmt.Errorf("%w: key %q is malformed", ErrKey, k.ID)
+			if err == nil && len(x) == ed25519.PublicKeySize {
+				keys = append(keys, publicKey{id: k.ID, ed25519: x})
 			}
-			keys = append(keys, publicKey{id: k.ID, ed25519: x})
 		}
 	}
 	return keys, nil
@@ -168,54 +168,50 @@ func (s *KeySet) ed25519(ctx context.Context) ([]PublicKey, error) {
 }
 
 // current returns the keys, fetched if they are too old, or if that is wanted and
-// was not tried a moment ago. One goroutine fetches, the others wait for it.
+// was not tried a moment ago. Those who need them wait for one fetch together.
 func (s *KeySet) current(ctx context.Context, wanted bool) ([]publicKey, error) {
 	if s.url == "" {
 		return s.keys, nil
 	}
-	for {
-		s.mu.Lock()
-		now := s.now()
-		old := !now.Before(s.until) || now.Before(s.fetched) // The second: the clock was set back.
-		recent := !s.tried.IsZero() && now.Sub(s.tried) < refreshEvery && !now.Before(s.tried)
-		if (!old && !wanted) || recent {
-			keys, err := s.usable(now)
-			s.mu.Unlock()
-			return keys, err
-		}
-		if wait := s.fetching; wait != nil {
-			s.mu.Unlock()
-			select {
-			case <-wait:
-				wanted = false // Somebody else has just fetched it.
-				continue
-			case <-ctx.Done():
-				return nil, fmt.Errorf("%w: %w", ErrKeySet, context.Cause(ctx))
-			}
-		}
-		done := make(chan struct{})
-		s.fetching = done
-		s.mu.Unlock()
-		keys, age, err := s.fetch(ctx)
-		s.mu.Lock()
-		now = s.now()
-		// One caller that went away says nothing about the set.
-		if ctx.Err() == nil || err == nil {
-			s.tried, s.failed = now, err
-		}
-		if err == nil {
-			s.keys, s.fetched, s.until = keys, now, now.Add(age)
-		}
-		s.fetching = nil
-		close(done)
-		if err != nil && ctx.Err() != nil {
-			s.mu.Unlock()
-			return nil, fmt.Errorf("%w: %w", ErrKeySet, context.Cause(ctx))
-		}
-		keys, err = s.usable(now)
-		s.mu.Unlock()
-		return keys, err
+	s.mu.Lock()
+	now := s.now()
+	old := !now.Before(s.until) || now.Before(s.fetched) // The second: the clock was set back.
+	recent := !s.tried.IsZero() && now.Sub(s.tried) < refreshEvery && !now.Before(s.tried)
+	if (!old && !wanted) || recent {
+		defer s.mu.Unlock()
+		return s.usable(now)
 	}
+	if s.fetching == nil {
+		s.fetching = make(chan struct{})
+		go s.refresh(context.WithoutCancel(ctx))
+	}
+	fetching := s.fetching
+	s.mu.Unlock()
+	select {
+	case <-fetching:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrKeySet, context.Cause(ctx))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.usable(s.now())
+}
+
+// refresh fetches the set. It goes on when the caller for whom it was begun goes
+// away, so that nobody causes more fetches by hanging up, and ends by itself.
+func (s *KeySet) refresh(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	keys, age, err := s.fetch(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	s.tried, s.failed = now, err
+	if err == nil {
+		s.keys, s.fetched, s.until = keys, now, now.Add(age)
+	}
+	close(s.fetching)
+	s.fetching = nil
 }
 
 // usable returns what there is. Called with mu held.
@@ -234,8 +230,9 @@ func (s *KeySet) now() time.Time {
 }
 
 // fetcher is the client for sets whose user gave none.
-var fetcher = &http.Client{Timeout: 10 * time.Second,
-	CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("redirects are not followed") }}
+var fetcher = &http.Client{
+	CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("redirects are not followed") },
+}
 
 // fetch gets the set and how long it may be kept.
 func (s *KeySet) fetch(ctx context.Context) ([]publicKey, time.Duration, error) {
@@ -256,6 +253,9 @@ func (s *KeySet) fetch(ctx context.Context) ([]publicKey, time.Duration, error) 
 	}
 	resp, err := client.Do(req)
 	if err != nil {
+		if e := (*url.Error)(nil); errors.As(err, &e) {
+			err = e.Err // Without the address, which may hold a password.
+		}
 		return nil, 0, err
 	}
 	defer resp.Body.Close()

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ringback.dev/webhook"
@@ -274,6 +275,82 @@ func TestKeySetFetchedOnce(t *testing.T) {
 	p.want(t, 1)
 }
 
+// TestKeySetCallerGoesAway: whoever hangs up while the set is fetched, again and
+// again, causes no more fetches than whoever stays.
+func TestKeySetCallerGoesAway(t *testing.T) {
+	p, set := newPublisher(t)
+	arrived, release := make(chan struct{}, 100), make(chan struct{})
+	p.set(func(w http.ResponseWriter) {
+		arrived <- struct{}{}
+		<-release
+		w.WriteHeader(http.StatusInternalServerError)
+	})
+	v := &webhook.Verifier{Keys: set, Audience: []string{audience}, Now: p.clock}
+	h := http.Header{}
+	h.Set(webhook.HeaderID, vectorID)
+	h.Set(webhook.HeaderTimestamp, fmt.Sprint(vectorTime))
+	h.Set(webhook.HeaderSignature, tokenOf(t, rsaKey(t, "test"), `{"alg":"RS256","kid":"made up"}`, claimsWith(nil)))
+	for i := range 10 {
+		ctx, cancel := context.WithCancel(t.Context())
+		result := make(chan error)
+		go func() {
+			_, err := v.VerifyContext(ctx, h, []byte(vectorBody))
+			result <- err
+		}()
+		if i == 0 {
+			<-arrived
+		}
+		cancel()
+		if err := <-result; !errors.Is(err, webhook.ErrKeySet) || !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	}
+	close(release)
+	if _, err := v.VerifyContext(t.Context(), h, []byte(vectorBody)); !errors.Is(err, webhook.ErrKeySet) || !strings.Contains(err.Error(), "500") {
+		t.Errorf("got %v", err)
+	}
+	p.want(t, 1)
+}
+
+// TestKeySetHangs: a client without a time-out of its own does not hold messages up
+// for ever.
+func TestKeySetHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := webhook.NewKeySet("https://keys.example/jwks.json")
+		set.Client = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})}
+		v := &webhook.Verifier{Keys: set, Audience: []string{audience}}
+		begin := time.Now()
+		h := http.Header{}
+		h.Set(webhook.HeaderID, vectorID)
+		h.Set(webhook.HeaderTimestamp, fmt.Sprint(begin.Unix()))
+		h.Set(webhook.HeaderSignature, tokenOf(t, rsaKey(t, "test"), `{"alg":"RS256","kid":"test"}`, claimsWith(nil)))
+		if _, err := v.Verify(h, []byte(vectorBody)); !errors.Is(err, webhook.ErrKeySet) {
+			t.Errorf("got %v", err)
+		}
+		if took := time.Since(begin); took != 10*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestKeySetErrorHoldsNoAddress: the handler's answer, or a log, is no place for the
+// address of a set, which may hold a password.
+func TestKeySetErrorHoldsNoAddress(t *testing.T) {
+	p, set := newPublisher(t)
+	p.Close()
+	err := p.verify(t, set, "test", "test")
+	if !errors.Is(err, webhook.ErrKeySet) || strings.Contains(err.Error(), "jwks.json") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestHandlerAsksToComeAgain: a receiver that can't get the keys must not refuse
 // for good.
 func TestHandlerAsksToComeAgain(t *testing.T) {
@@ -288,8 +365,8 @@ func TestHandlerAsksToComeAgain(t *testing.T) {
 	r.Header.Set(webhook.HeaderSignature, tokenOf(t, rsaKey(t, "test"), `{"alg":"RS256","kid":"test"}`, claimsWith(nil)))
 	rec := httptest.NewRecorder()
 	hook.ServeHTTP(rec, r)
-	if rec.Code != 503 || rec.Header().Get("Retry-After") == "" {
-		t.Errorf("got %d %v", rec.Code, rec.Header())
+	if rec.Code != 503 || rec.Header().Get("Retry-After") == "" || strings.Contains(rec.Body.String(), "500") {
+		t.Errorf("got %d %v %s", rec.Code, rec.Header(), rec.Body)
 	}
 }
 

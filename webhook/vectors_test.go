@@ -150,6 +150,10 @@ func asymmetric(t *testing.T) []vector {
 	add("v1a: of the future", good, "timestamp", func(v *vector) { pinned(one)(v); v.Now -= 301 })
 	add("v1a: timestamp changed", good, "signature", func(v *vector) { pinned(one)(v); v.Timestamp = fmt.Sprint(vectorTime + 1) })
 	add("v1a: id changed", good, "signature", func(v *vector) { pinned(one)(v); v.ID = "msg_x" })
+	others := strings.Repeat(sign(vectorBody, two)+" ", 7)
+	add("v1a: the eighth signature", others+good, "", pinned(one))
+	add("v1a: no more than eight signatures are tried", others+sign(vectorBody, two)+" "+good, "signature", pinned(one))
+	add("v1 after many of v1a", others+others+sign(vectorBody, secret), "", func(v *vector) { pinned(one)(v); v.Secrets = []string{secret.Reveal()} })
 	add("v1a as v1", "v1,"+strings.TrimPrefix(good, "v1a,"), "signature", func(v *vector) { pinned(one)(v); v.Secrets = []string{secret.Reveal()} })
 
 	const header = `{"alg":"RS256","typ":"JWT","kid":"test"}`
@@ -166,6 +170,9 @@ func asymmetric(t *testing.T) []vector {
 	jwt("keys in the header are not looked at", "", `{"alg":"RS256","kid":"test","jwk":{"kty":"RSA"},"jku":"https://evil.example/","x5c":["x"]}`, claimsWith(nil))
 	add("jwt by the next key", tokenOf(t, other, `{"alg":"RS256","kid":"next"}`, claimsWith(nil)), "", published(set))
 	add("jwt: two keys of one kid", tokenOf(t, other, header, claimsWith(nil)), "", published(jwks(rsaJWK("test", key), rsaJWK("test", other))))
+	add("jwt: malformed keys beside it", token, "", published(jwks(map[string]any{"kty": "RSA", "kid": "a"}, map[string]any{"kty": "RSA", "kid": "b", "n": 7, "e": "AQAB"},
+		map[string]any{"kty": "RSA", "kid": "c", "n": "AQ==", "e": "AQAB"}, map[string]any{"kty": "OKP", "crv": "Ed25519", "x": "AQ"},
+		map[string]any{"kty": "OKP", "crv": "Ed25519", "kid": 7, "x": true}, map[string]any{"kty": "EC", "crv": "P-256"}, rsaJWK("test", key))))
 	add("jwt: just inside the tolerance after it expired", token, "timestamp", func(v *vector) { published(set)(v); v.Now += 599 })
 	unsigned := b64.EncodeToString([]byte(`{"alg":"none","kid":"test"}`)) + "." + b64.EncodeToString([]byte(claimsWith(nil))) + "."
 	add("jwt: alg none", unsigned, "token", published(set))
@@ -218,6 +225,8 @@ func asymmetric(t *testing.T) []vector {
 	add("jwt: two parts", parts[0]+"."+parts[1], "signature", published(set))
 	add("jwt: four parts", token+".x", "signature", published(set))
 	add("jwt: the header is not JSON", b64.EncodeToString([]byte("RS256"))+"."+parts[1]+"."+parts[2], "token", published(set))
+	jwt("something after the header", "token", header+"{}", claimsWith(nil))
+	jwt("something after the claims", "token", header, claimsWith(nil)+"{}")
 	add("jwt: too old by webhook-timestamp", token, "timestamp", func(v *vector) { published(set)(v); v.Now += 301 })
 	add("jwt: no key set", token, "no key", func(v *vector) { v.Secrets = []string{secret.Reveal()} })
 	add("jwt: no audience to compare", token, "no key", func(v *vector) { v.JWKS = set })

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,9 +38,14 @@ var (
 // clock, in either direction.
 const DefaultTolerance = 5 * time.Minute
 
-// maxSignatures bounds how many signatures of one header are tried, so that a
-// sender can't make the receiver compute without end.
-const maxSignatures = 32
+// These bound how many signatures of one header are tried, and how large a body may
+// be for which a reason is searched, so that a forger can't make the receiver compute
+// for long. A signature of v1a costs a hash of the body for each key.
+const (
+	maxSignatures = 32
+	maxV1a        = 8
+	maxHint       = 64 << 10
+)
 
 // The schemes of messages.
 const (
@@ -53,7 +59,7 @@ const (
 // used by any number of goroutines.
 type Verifier struct {
 	// Secrets are the secrets that are accepted for v1: usually one, two during a
-	// rotation.
+	// rotation. A zero Secret verifies nothing.
 	Secrets []Secret
 	// PublicKeys are the keys that are accepted for v1a.
 	PublicKeys []PublicKey
@@ -88,8 +94,7 @@ type Message struct {
 	Scheme string
 }
 
-// Verify is VerifyContext without a context: fetching a key set is bounded by its
-// client alone.
+// Verify is VerifyContext without a context. It waits at most 10 s for a key set.
 func (v *Verifier) Verify(h http.Header, body []byte) (Message, error) {
 	return v.VerifyContext(context.Background(), h, body)
 }
@@ -97,10 +102,13 @@ func (v *Verifier) Verify(h http.Header, body []byte) (Message, error) {
 // VerifyContext checks that the message was signed by a key of the verifier, just
 // now, over exactly these bytes. body must be the raw body as received: a body
 // that was parsed and printed again has other bytes. The error says what is wrong
-// in words fit for a log; it holds nothing secret. ctx bounds the fetch of a key
+// in words fit for a log; it holds nothing secret. ctx bounds the wait for a key
 // set, if there is one to fetch.
 func (v *Verifier) VerifyContext(ctx context.Context, h http.Header, body []byte) (Message, error) {
-	id, stamp, signature := h.Get(HeaderID), h.Get(HeaderTimestamp), strings.Join(h.Values(HeaderSignature), " ")
+	// Only signatures may stand in several lines. Joined, two ids or timestamps are
+	// none, whichever of them is the signed one.
+	one := func(name string) string { return strings.Join(h.Values(name), " ") }
+	id, stamp, signature := one(HeaderID), one(HeaderTimestamp), one(HeaderSignature)
 	for _, x := range [...]struct{ name, value string }{{HeaderID, id}, {HeaderTimestamp, stamp}, {HeaderSignature, signature}} {
 		if x.value == "" {
 			return Message{}, fmt.Errorf("%w: %s", ErrMissingHeader, x.name)
@@ -137,14 +145,23 @@ func (v *Verifier) tolerance() time.Duration {
 	return v.Tolerance
 }
 
+// secrets are those that verify anything: the zero Secret's key is known to all.
+func (v *Verifier) secrets() []Secret {
+	zero := func(s Secret) bool { return s.key == nil }
+	if !slices.ContainsFunc(v.Secrets, zero) {
+		return v.Secrets
+	}
+	return slices.DeleteFunc(slices.Clone(v.Secrets), zero)
+}
+
 // signatures checks a header of v1 and v1a signatures, and returns the scheme
 // that matched.
 func (v *Verifier) signatures(ctx context.Context, header string, prefix, body []byte) (string, error) {
 	found := candidates(header)
-	keys := v.PublicKeys
+	secrets, keys := v.secrets(), v.PublicKeys
 	// What is at hand comes first: a message that it verifies needs no key set, and
 	// must not fail because that can't be had.
-	if found.match(v.Secrets, nil, prefix, body) {
+	if found.match(secrets, nil, prefix, body) {
 		return SchemeV1, nil
 	}
 	if found.match(nil, keys, prefix, body) {
@@ -165,10 +182,10 @@ func (v *Verifier) signatures(ctx context.Context, header string, prefix, body [
 		return "", fmt.Errorf("%w: %s holds no well-formed v1 or v1a signature", ErrSignature, HeaderSignature)
 	case len(found.v1) == 0 && len(keys) == 0:
 		return "", fmt.Errorf("%w: the message is signed with v1a; the verifier has no public key", ErrNoSecret)
-	case len(found.v1a) == 0 && len(v.Secrets) == 0:
+	case len(found.v1a) == 0 && len(secrets) == 0:
 		return "", fmt.Errorf("%w: the message is signed with v1; the verifier has no secret", ErrNoSecret)
 	}
-	return "", fmt.Errorf("%w: %s", ErrSignature, found.why(v.Secrets, keys, prefix, body))
+	return "", fmt.Errorf("%w: %s", ErrSignature, found.why(secrets, keys, prefix, body))
 }
 
 // timestamp reads and judges the timestamp header.
@@ -202,7 +219,7 @@ func candidates(header string) (found tokens) {
 			if mac, err := base64.StdEncoding.Strict().DecodeString(encoded); err == nil && len(mac) == sha256.Size {
 				found.v1 = append(found.v1, mac)
 			}
-		} else if encoded, ok := strings.CutPrefix(token, schemeV1a); ok {
+		} else if encoded, ok := strings.CutPrefix(token, schemeV1a); ok && len(found.v1a) < maxV1a {
 			if sig, err := base64.StdEncoding.Strict().DecodeString(encoded); err == nil && len(sig) == ed25519.SignatureSize {
 				found.v1a = append(found.v1a, sig)
 			}
@@ -251,6 +268,9 @@ func (t tokens) why(secrets []Secret, keys []PublicKey, prefix, body []byte) str
 // restored tries what a body was before somebody printed it anew, and says so if
 // that is it.
 func restored(body []byte, match func([]byte) bool) string {
+	if len(body) > maxHint {
+		return ""
+	}
 	var compact bytes.Buffer
 	if json.Compact(&compact, body) == nil && compact.Len() != len(body) && match(compact.Bytes()) {
 		return "the body was re-serialised on the way: it matches once its white space is removed; verify the raw bytes as received"

@@ -1,10 +1,12 @@
 package webhook_test
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -116,6 +118,36 @@ func TestSignatureHeader(t *testing.T) {
 	}
 }
 
+// TestHeaderTwice: of two values of a header one may be the signed one and the other
+// what somebody behind the verifier reads.
+func TestHeaderTwice(t *testing.T) {
+	s := newSigned("{}")
+	for name, want := range map[string]error{webhook.HeaderID: webhook.ErrSignature, webhook.HeaderTimestamp: webhook.ErrTimestamp} {
+		for _, other := range []string{"msg_2", s.header().Get(name)} {
+			h := s.header()
+			h.Add(name, other)
+			if _, err := s.verifier().Verify(h, s.body); !errors.Is(err, want) {
+				t.Errorf("%s and %q: got %v", name, other, err)
+			}
+		}
+	}
+}
+
+// TestZeroSecret: a secret that was not read, such as after an ignored error, must
+// not be one that everybody knows.
+func TestZeroSecret(t *testing.T) {
+	s := newSigned("{}")
+	s.secret = webhook.Secret{}
+	if _, err := s.verifier().Verify(s.header(), s.body); !errors.Is(err, webhook.ErrNoSecret) {
+		t.Errorf("alone: got %v", err)
+	}
+	v := s.verifier()
+	v.Secrets = append(v.Secrets, webhook.NewSecret())
+	if _, err := v.Verify(s.header(), s.body); !errors.Is(err, webhook.ErrSignature) {
+		t.Errorf("beside another: got %v", err)
+	}
+}
+
 // longer adds a byte to what a signature encodes.
 func longer(t *testing.T, signature string) string {
 	t.Helper()
@@ -134,8 +166,12 @@ func TestWhiteSpaceAroundText(t *testing.T) {
 	}
 }
 
-// TestHandlerAnswers: refusals are JSON with a reason, and next never runs.
+// TestHandlerAnswers: refusals are JSON, why a message does not verify is in the log
+// alone, and next never runs.
 func TestHandlerAnswers(t *testing.T) {
+	var log bytes.Buffer
+	defer slog.SetDefault(slog.Default())
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
 	s := newSigned("{}")
 	h := webhook.Handler(s.verifier(), func(http.ResponseWriter, *http.Request, webhook.Message) {
 		t.Error("next ran for a message that was not verified")
@@ -150,7 +186,7 @@ func TestHandlerAnswers(t *testing.T) {
 		{"broken off", "POST", iotest.ErrReader(io.ErrUnexpectedEOF), s.header(), 400, "broke off"},
 		{"without headers", "POST", strings.NewReader("{}"), http.Header{}, 401, webhook.HeaderID},
 		{"one byte too large", "POST", strings.NewReader(strings.Repeat("x", webhook.MaxBody+1)), s.header(), 413, "1 MiB"},
-		{"as large as allowed", "POST", strings.NewReader(strings.Repeat("x", webhook.MaxBody)), s.header(), 401, "signature"},
+		{"as large as allowed", "POST", strings.NewReader(strings.Repeat("x", webhook.MaxBody)), s.header(), 401, "the message is not signed as it must be"},
 		{"with PUT", "PUT", strings.NewReader("{}"), s.header(), 405, "POST"},
 	} {
 		r := httptest.NewRequest(c.method, "/", c.body)
@@ -161,6 +197,11 @@ func TestHandlerAnswers(t *testing.T) {
 		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code != c.status || !strings.Contains(answer.Error.Message, c.says) ||
 			w.Header().Get("Content-Type") != "application/json" {
 			t.Errorf("%s: got %d %q (%v)", c.name, w.Code, w.Body, err)
+		}
+	}
+	for _, why := range []string{webhook.ErrMissingHeader.Error(), webhook.ErrSignature.Error()} {
+		if !strings.Contains(log.String(), why) {
+			t.Errorf("%q is not in the log: %s", why, &log)
 		}
 	}
 }

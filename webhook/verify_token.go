@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/rsa"
@@ -177,7 +176,7 @@ func decodePart(part string, into any) error {
 	if err != nil {
 		return err
 	}
-	return json.NewDecoder(bytes.NewReader(text)).Decode(into)
+	return json.Unmarshal(text, into)
 }
 
 // instant reads a NumericDate (RFC 7519 §2).

@@ -7,8 +7,10 @@
 // space. The signed text is id, timestamp and the body's exact bytes, joined by
 // full stops.
 //
-// The scheme here is "v1": HMAC-SHA256 under a shared secret of the form
-// "whsec_" + base64.
+// There are three schemes: "v1", HMAC-SHA256 under a shared [Secret]; "v1a", Ed25519
+// under a [SigningKey]; and in place of signatures a JWT under a [TokenKey], as the
+// Gemini API documents it for the addresses that a request names. A [Verifier] checks
+// all of them.
 package webhook
 
 import (

@@ -5,6 +5,8 @@
 
 const DEFAULT_TOLERANCE = 300;
 const MAX_SIGNATURES = 32;
+const MAX_V1A = 8; // Each costs a hash of the body for each key.
+const MAX_HINT = 64 * 1024; // No reason is searched for larger bodies.
 const MAX_TOKEN = 64 * 1024;
 const MAX_KEYS = 100;
 const MAX_KEY_SET = 1 << 20;
@@ -78,6 +80,7 @@ const sha256 = async (bytes) => new Uint8Array(await crypto.subtle.digest('SHA-2
 
 /** What a body was before somebody printed it anew, and what to say about it. */
 function* restored(body) {
+  if (body.length > MAX_HINT) return;
   let text;
   try {
     text = decoder.decode(body);
@@ -123,7 +126,7 @@ const bitLength = (bytes) => {
   return first < 0 ? 0 : (bytes.length - first) * 8 - Math.clz32(bytes[first]) + 24;
 };
 
-/** Reads a JWKS (RFC 7517). Keys for other uses or of other kinds are passed over. */
+/** Reads a JWKS (RFC 7517). Keys for other uses, of other kinds or malformed are passed over. */
 async function parseKeys(set) {
   const listed = set?.keys ?? [];
   if (!Array.isArray(listed) || typeof set !== 'object') throw new TypeError('it is not a JWKS');
@@ -134,15 +137,15 @@ async function parseKeys(set) {
     if (k.d !== undefined || k.p !== undefined || k.k !== undefined) throw new TypeError('a key of the set is private or symmetric');
     if ((k.use && k.use !== 'sig') || (k.key_ops?.length && !k.key_ops.includes('verify'))) continue;
     if (k.kty === 'RSA' && (!k.alg || k.alg === 'RS256')) {
-      const n = fromBase64url(k.n ?? '='), e = fromBase64url(k.e ?? '=');
-      if (!n || !e || bitLength(e) > 31) throw new TypeError('a key of the set is malformed');
+      const n = fromBase64url(`${k.n ?? '='}`), e = fromBase64url(`${k.e ?? '='}`);
+      if (!n || !e || bitLength(e) > 31) continue;
       const exponent = e.reduce((value, b) => value * 256 + b, 0);
       if (bitLength(n) < 2048 || bitLength(n) > 8192 || exponent < 3 || exponent % 2 === 0) continue; // Weak keys verify nothing.
       const key = await crypto.subtle.importKey('jwk', { kty: 'RSA', n: k.n, e: k.e, alg: 'RS256', ext: true }, { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' }, false, ['verify']);
       keys.push({ kid: k.kid, rsa: key });
     } else if (k.kty === 'OKP' && k.crv === 'Ed25519' && (!k.alg || k.alg === 'EdDSA' || k.alg === 'Ed25519')) {
-      const x = fromBase64url(k.x ?? '=');
-      if (!x || x.length !== 32) throw new TypeError('a key of the set is malformed');
+      const x = fromBase64url(`${k.x ?? '='}`);
+      if (!x || x.length !== 32) continue;
       keys.push({ kid: k.kid, ed25519: await importEd25519(x) });
     }
   }
@@ -265,7 +268,7 @@ export class Verifier {
       const comma = token.indexOf(',');
       const scheme = token.slice(0, Math.max(comma, 0)), bytes = comma > 0 && fromBase64(token.slice(comma + 1));
       if (bytes && scheme === 'v1' && bytes.length === 32) found.v1.push(bytes);
-      if (bytes && scheme === 'v1a' && bytes.length === 64) found.v1a.push(bytes);
+      if (bytes && scheme === 'v1a' && bytes.length === 64 && found.v1a.length < MAX_V1A) found.v1a.push(bytes);
     }
     const secrets = await this.secrets;
     const keys = [...(await this.publicKeys)];

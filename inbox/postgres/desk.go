@@ -16,11 +16,12 @@ import (
 // columns are those of every entry, in the order of collect.
 const columns = `ringback_inbox.seq, source, id, type, scheme, sent, received, state, attempts, lost, held, token, due, ended, error`
 
-// collect reads rows, and the sequence number of the last.
-func collect(rows pgx.Rows, body bool) (entries []inbox.Entry, seq int64, err error) {
+// collect reads rows, and their sequence numbers.
+func collect(rows pgx.Rows, body bool) (entries []inbox.Entry, seqs []int64, err error) {
 	defer rows.Close()
 	for rows.Next() {
 		var e inbox.Entry
+		var seq int64
 		var sent, received int64
 		var state int
 		var due, ended *int64
@@ -30,10 +31,10 @@ func collect(rows pgx.Rows, body bool) (entries []inbox.Entry, seq int64, err er
 			to = append(to, &e.Body)
 		}
 		if err := rows.Scan(to...); err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		if state < 0 || state >= len(states) {
-			return nil, 0, fmt.Errorf("entry %d has state %d, which this program does not know", seq, state)
+			return nil, nil, fmt.Errorf("entry %d has state %d, which this program does not know", seq, state)
 		}
 		e.State = states[state]
 		e.Sent, e.Received = time.UnixMicro(sent).UTC(), time.UnixMicro(received).UTC()
@@ -46,9 +47,9 @@ func collect(rows pgx.Rows, body bool) (entries []inbox.Entry, seq int64, err er
 		if text != nil {
 			e.LastError = *text
 		}
-		entries = append(entries, e)
+		entries, seqs = append(entries, e), append(seqs, seq)
 	}
-	return entries, seq, rows.Err()
+	return entries, seqs, rows.Err()
 }
 
 // condition is the WHERE of a statement and its arguments.
@@ -107,6 +108,9 @@ func (s *Store) Entries(ctx context.Context, f inbox.Filter, after string, max i
 	if err != nil {
 		return nil, "", err
 	}
+	if max < 1 {
+		return nil, "", fmt.Errorf("inbox: a page of %d entries; it must be 1 or more", max)
+	}
 	if after != "" {
 		seq, err := strconv.ParseInt(after, 10, 64)
 		if err != nil {
@@ -114,16 +118,16 @@ func (s *Store) Entries(ctx context.Context, f inbox.Filter, after string, max i
 		}
 		c.add("seq < $%d", seq)
 	}
-	rows, err := s.pool.Query(ctx, fmt.Sprintf(`SELECT %s FROM ringback_inbox WHERE %s ORDER BY seq DESC LIMIT $%d`, columns, c, len(c.args)+1), append(c.args, max)...)
+	rows, err := s.pool.Query(ctx, fmt.Sprintf(`SELECT %s FROM ringback_inbox WHERE %s ORDER BY seq DESC LIMIT $%d`, columns, c, len(c.args)+1), append(c.args, max+1)...)
 	if err != nil {
 		return nil, "", fmt.Errorf("list entries: %w", err)
 	}
-	page, seq, err := collect(rows, false)
+	page, seqs, err := collect(rows, false)
 	if err != nil {
 		return nil, "", fmt.Errorf("list entries: %w", err)
 	}
-	if len(page) == max {
-		next = strconv.FormatInt(seq, 10)
+	if len(page) > max {
+		page, next = page[:max], strconv.FormatInt(seqs[max-1], 10)
 	}
 	return page, next, nil
 }
@@ -134,7 +138,7 @@ func (s *Store) Entry(ctx context.Context, source, id string) (inbox.Entry, erro
 	if err != nil {
 		return inbox.Entry{}, fmt.Errorf("read entry %s: %w", id, err)
 	}
-	found, seq, err := collect(rows, true)
+	found, seqs, err := collect(rows, true)
 	if err != nil {
 		return inbox.Entry{}, fmt.Errorf("read entry %s: %w", id, err)
 	}
@@ -142,7 +146,7 @@ func (s *Store) Entry(ctx context.Context, source, id string) (inbox.Entry, erro
 		return inbox.Entry{}, fmt.Errorf("%s: %w", id, inbox.ErrNotFound)
 	}
 	e := found[0]
-	rows, err = s.pool.Query(ctx, `SELECT number, started, took, error FROM ringback_inbox_failures WHERE entry = $1 ORDER BY token`, seq)
+	rows, err = s.pool.Query(ctx, `SELECT number, started, took, error FROM ringback_inbox_failures WHERE entry = $1 ORDER BY token`, seqs[0])
 	if err != nil {
 		return e, fmt.Errorf("read entry %s: %w", id, err)
 	}
@@ -159,9 +163,18 @@ func (s *Store) Entry(ctx context.Context, source, id string) (inbox.Entry, erro
 	return e, rows.Err()
 }
 
+// countSQL goes from source to source, and reads nothing but indexes, and in them
+// nothing of entries of which only the ids are remembered.
+const countSQL = `WITH RECURSIVE sources (source) AS (SELECT min(source) FROM ringback_inbox
+		UNION ALL SELECT (SELECT min(e.source) FROM ringback_inbox e WHERE e.source > sources.source) FROM sources WHERE sources.source IS NOT NULL)
+	SELECT source, (SELECT count(*) FROM ringback_inbox e WHERE e.source = sources.source AND due IS NOT NULL),
+		(SELECT count(*) FROM ringback_inbox e WHERE e.source = sources.source AND state = 1 AND ended IS NOT NULL),
+		(SELECT count(*) FROM ringback_inbox e WHERE e.source = sources.source AND state = 2 AND ended IS NOT NULL)
+	FROM sources WHERE source IS NOT NULL`
+
 // Counts implements inbox.Desk.
 func (s *Store) Counts(ctx context.Context) (map[string]map[inbox.State]int64, error) {
-	rows, err := s.pool.Query(ctx, `SELECT source, state, count(*) FROM ringback_inbox WHERE state < 3 GROUP BY source, state`)
+	rows, err := s.pool.Query(ctx, countSQL)
 	if err != nil {
 		return nil, fmt.Errorf("count entries: %w", err)
 	}
@@ -169,17 +182,24 @@ func (s *Store) Counts(ctx context.Context) (map[string]map[inbox.State]int64, e
 	counts := make(map[string]map[inbox.State]int64)
 	for rows.Next() {
 		var source string
-		var state int
-		var n int64
-		if err := rows.Scan(&source, &state, &n); err != nil {
+		var n [len(states)]int64
+		if err := rows.Scan(&source, &n[pending], &n[done], &n[dead]); err != nil {
 			return nil, fmt.Errorf("count entries: %w", err)
 		}
-		if counts[source] == nil {
-			counts[source] = make(map[inbox.State]int64)
+		for i, n := range n {
+			if n == 0 {
+				continue
+			}
+			if counts[source] == nil {
+				counts[source] = make(map[inbox.State]int64)
+			}
+			counts[source][states[i]] = n
 		}
-		counts[source][states[state]] = n
 	}
-	return counts, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("count entries: %w", err)
+	}
+	return counts, nil
 }
 
 // Retry implements inbox.Desk.
@@ -191,12 +211,9 @@ func (s *Store) Retry(ctx context.Context, f inbox.Filter, now time.Time) (int64
 	if err != nil {
 		return 0, err
 	}
-	// Each is changed once: afterwards it is pending and due.
 	c.add("(state = 2 OR NOT held AND due > $%d)", now.UnixMicro())
-	at := len(c.args)
-	total, err := s.inSteps(ctx, fmt.Sprintf(`WITH chosen AS MATERIALIZED (SELECT seq FROM ringback_inbox WHERE %s ORDER BY seq LIMIT %d FOR UPDATE)
-		UPDATE ringback_inbox e SET attempts = CASE state WHEN 2 THEN 0 ELSE attempts END, lost = CASE state WHEN 2 THEN 0 ELSE lost END,
-			state = 0, due = $%d, ended = NULL FROM chosen WHERE e.seq = chosen.seq`, c, chunk, at), c.args...)
+	total, err := s.eachStep(ctx, c, fmt.Sprintf(`changed AS (UPDATE ringback_inbox e SET attempts = CASE state WHEN 2 THEN 0 ELSE attempts END,
+		lost = CASE state WHEN 2 THEN 0 ELSE lost END, state = 0, due = $%d, ended = NULL FROM chosen WHERE e.seq = chosen.seq)`, len(c.args)))
 	if err != nil {
 		return total, fmt.Errorf("retry: %w", err)
 	}
@@ -212,10 +229,34 @@ func (s *Store) Purge(ctx context.Context, f inbox.Filter, now time.Time) (int64
 	if err != nil {
 		return 0, err
 	}
-	total, err := s.inSteps(ctx, fmt.Sprintf(`WITH chosen AS MATERIALIZED (SELECT seq FROM ringback_inbox WHERE %s ORDER BY seq LIMIT %d FOR UPDATE),
-		%s$%d FROM chosen WHERE e.seq = chosen.seq`, c, chunk, emptied, len(c.args)+1), append(c.args, now.UnixMicro())...)
+	c.args = append(c.args, now.UnixMicro())
+	total, err := s.eachStep(ctx, c, fmt.Sprintf(`%s, changed AS (%s$%d FROM chosen WHERE e.seq = chosen.seq)`, withoutFailures, emptied, len(c.args)))
 	if err != nil {
 		return total, fmt.Errorf("purge: %w", err)
+	}
+	return total, nil
+}
+
+// eachStep changes the entries that match, some at a time in the order of seq, up
+// to the newest that is there when it begins: not those that come, or come to match
+// again, meanwhile. change is what is done to the chosen.
+func (s *Store) eachStep(ctx context.Context, c *condition, change string) (total int64, err error) {
+	var newest int64
+	if err := s.pool.QueryRow(ctx, `SELECT coalesce(max(seq), 0) FROM ringback_inbox`).Scan(&newest); err != nil {
+		return 0, err
+	}
+	n := len(c.args)
+	query := fmt.Sprintf(`WITH chosen AS MATERIALIZED (SELECT seq FROM ringback_inbox WHERE %s AND seq > $%d AND seq <= $%d ORDER BY seq LIMIT %d FOR UPDATE), %s
+		SELECT count(*), coalesce(max(seq), $%d) FROM chosen`, c, n+1, n+2, chunk, change, n+2)
+	for after := int64(0); after < newest; {
+		var changed int64
+		err := s.change(ctx, func(tx statements) error {
+			return tx.QueryRow(ctx, query, append(c.args[:n:n], after, newest)...).Scan(&changed, &after)
+		})
+		if err != nil {
+			return total, err
+		}
+		total += changed
 	}
 	return total, nil
 }

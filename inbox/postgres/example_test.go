@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"net/http"
 	"os"
 
 	"github.com/jackc/pgx/v5"
@@ -29,12 +30,17 @@ func Example() {
 		return
 	}
 	defer store.Close()
-	hook := inbox.Handler(&webhook.Verifier{}, store, func(ctx context.Context, e *inbox.Entry) error {
+	secret, err := webhook.ParseSecret(os.Getenv("WEBHOOK_SECRET"))
+	if err != nil {
+		return
+	}
+	hook := inbox.Handler(&webhook.Verifier{Secrets: []webhook.Secret{secret}}, store, func(ctx context.Context, e *inbox.Entry) error {
 		_, err := postgres.Do(ctx, pool, e.ID, func(tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "INSERT INTO results (body) VALUES ($1)", e.Body)
 			return err
 		})
 		return err
 	})
+	http.Handle("/hook", hook)
 	_ = hook.Run(ctx)
 }

@@ -20,8 +20,8 @@ type DB interface {
 }
 
 // Once is inbox.Once for the transactions of pgx: it calls fn if the id was not
-// claimed before, and reports whether it did. After an error the caller must roll
-// back.
+// claimed before, and reports whether it did and succeeded. After an error the
+// caller must roll back. All that is said there about PostgreSQL holds.
 func Once(ctx context.Context, tx pgx.Tx, id string, fn func() error) (first bool, err error) {
 	return inbox.Once(ctx, transaction{execer{tx}, tx}, id, fn)
 }
@@ -36,16 +36,22 @@ func Do(ctx context.Context, db DB, id string, fn func(pgx.Tx) error) (first boo
 	return first && err == nil, err
 }
 
-// Create makes the table of Once, if it is not there.
+// Create is inbox.Create: it makes the table of Once, if it is not there.
 func Create(ctx context.Context, db DB) error {
 	schema, err := inbox.Schema(inbox.PostgreSQL)
 	if err != nil {
 		return err
 	}
-	if err := create(ctx, db, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, schema)
+	err = create(ctx, db, func(tx pgx.Tx) error {
+		// IF NOT EXISTS asks for the right to make tables first.
+		var there bool
+		err := tx.QueryRow(ctx, `SELECT to_regclass('ringback_seen') IS NOT NULL`).Scan(&there)
+		if err == nil && !there {
+			_, err = tx.Exec(ctx, schema)
+		}
 		return err
-	}); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("inbox: create ringback_seen: %w", err)
 	}
 	return nil

@@ -6,7 +6,9 @@
 // durable as the database makes it: leave synchronous_commit on.
 //
 // The machines' clocks decide about leases: they should agree to within a second
-// or two.
+// or two. The tables are those that the pool's search_path finds. Behind a pooler
+// that changes connections between transactions, such as PgBouncer, the pool needs
+// default_query_exec_mode=exec in its connection string.
 package postgres
 
 import (
@@ -36,6 +38,7 @@ const commitTimeout = 10 * time.Second
 // Store implements inbox.Store and inbox.Desk.
 type Store struct {
 	pool   *pgxpool.Pool
+	strict bool // Transactions have a stricter level than READ COMMITTED unless they say otherwise.
 	writer *group.Writer[*step]
 }
 
@@ -71,8 +74,30 @@ func New(ctx context.Context, pool *pgxpool.Pool) (*Store, error) {
 		return nil, fmt.Errorf("open the inbox: %w", err)
 	}
 	s := &Store{pool: pool}
+	var level string
+	if err := pool.QueryRow(ctx, `SELECT current_setting('default_transaction_isolation')`).Scan(&level); err != nil {
+		return nil, fmt.Errorf("open the inbox: %w", err)
+	}
+	s.strict = level == "repeatable read" || level == "serializable"
 	s.writer = group.New(s.commit)
 	return s, nil
+}
+
+// statements is a pool or a transaction.
+type statements interface {
+	Exec(ctx context.Context, query string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, query string, args ...any) pgx.Row
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// change does f, which is one transaction: under READ COMMITTED, so that what others
+// have changed meanwhile is no error.
+func (s *Store) change(ctx context.Context, f func(statements) error) error {
+	if !s.strict {
+		return f(s.pool) // One round trip, in which f's statement or batch is a transaction.
+	}
+	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error { return f(tx) })
 }
 
 // Close waits for what was begun.
@@ -172,20 +197,18 @@ func (s *Store) try(steps []*step) error {
 	s.accept(batch, steps)
 	s.failures(batch, steps)
 	s.settle(batch, steps)
-	return s.pool.SendBatch(ctx, batch).Close()
+	return s.change(ctx, func(tx statements) error { return tx.SendBatch(ctx, batch).Close() })
 }
 
-type key struct{ source, id string }
-
-// keys collects the keys that a statement returns.
-func keys(rows pgx.Rows) (map[key]bool, error) {
-	found := make(map[key]bool)
+// leases collects those that a statement returns.
+func leases(rows pgx.Rows) (map[inbox.Lease]bool, error) {
+	found := make(map[inbox.Lease]bool)
 	for rows.Next() {
-		var k key
-		if err := rows.Scan(&k.source, &k.id); err != nil {
+		var l inbox.Lease
+		if err := rows.Scan(&l.Source, &l.ID, &l.Token); err != nil {
 			return nil, err
 		}
-		found[k] = true
+		found[l] = true
 	}
 	return found, rows.Err()
 }
@@ -193,6 +216,7 @@ func keys(rows pgx.Rows) (map[key]bool, error) {
 // accept adds the entries of all steps. They are added in the order of their
 // keys, as by everybody, so that two processes don't wait for each other in a ring.
 func (s *Store) accept(batch *pgx.Batch, steps []*step) {
+	type key struct{ source, id string }
 	entries := make(map[key]*step) // The first of each key; others are doubles.
 	var source, id, typ, scheme []string
 	var sent, received, token, due []int64
@@ -224,11 +248,11 @@ func (s *Store) accept(batch *pgx.Batch, steps []*step) {
 		SELECT v.source, v.id, v.type, v.scheme, v.sent, v.received, v.body, 0, v.held, v.token, v.due
 		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bytea[], $8::boolean[], $9::bigint[], $10::bigint[])
 			AS v (source, id, type, scheme, sent, received, body, held, token, due)
-		ORDER BY v.source COLLATE "C", v.id COLLATE "C" ON CONFLICT DO NOTHING RETURNING source, id`,
+		ORDER BY v.source COLLATE "C", v.id COLLATE "C" ON CONFLICT DO NOTHING RETURNING source, id, token`,
 		source, id, typ, scheme, sent, received, body, held, token, due).Query(func(rows pgx.Rows) error {
-		added, err := keys(rows)
-		for k := range added {
-			entries[k].first = true
+		added, err := leases(rows)
+		for l := range added {
+			entries[key{l.Source, l.ID}].first = true
 		}
 		return err
 	})
@@ -276,13 +300,13 @@ func (s *Store) settle(batch *pgx.Batch, steps []*step) {
 			ON e.source = v.source AND e.id = v.id AND e.token = v.token AND e.held AND e.due IS NOT NULL ORDER BY e.seq FOR UPDATE OF e)
 		UPDATE ringback_inbox e SET state = v.state, attempts = e.attempts + v.counted, due = v.due, ended = v.ended,
 			error = coalesce(v.error, e.error), held = false
-		FROM v WHERE e.seq = v.seq RETURNING e.source, e.id`,
+		FROM v WHERE e.seq = v.seq RETURNING e.source, e.id, e.token`,
 		source, id, token, state, counted, due, ended, text).Query(func(rows pgx.Rows) error {
-		changed, err := keys(rows)
+		changed, err := leases(rows)
 		for _, step := range steps {
 			step.stale = nil
 			for i, x := range step.settle {
-				if !changed[key{x.Source, x.ID}] {
+				if !changed[x.Lease] {
 					step.stale = append(step.stale, i)
 				}
 			}
@@ -316,15 +340,21 @@ func (s *Store) failures(batch *pgx.Batch, steps []*step) {
 
 // Claim implements inbox.Store.
 func (s *Store) Claim(ctx context.Context, source string, now, until time.Time, max int) ([]inbox.Entry, error) {
-	rows, err := s.pool.Query(ctx, `WITH found AS MATERIALIZED
-			(SELECT seq FROM ringback_inbox WHERE source = $1 AND due <= $2 ORDER BY due LIMIT $3 FOR UPDATE SKIP LOCKED)
-		UPDATE ringback_inbox SET lost = lost + held::int, held = true, token = token + 1, due = $4
-		FROM found WHERE ringback_inbox.seq = found.seq RETURNING `+columns+`, body`,
-		source, now.UnixMicro(), max, until.UnixMicro())
-	if err != nil {
-		return nil, fmt.Errorf("claim: %w", err)
+	if max < 1 {
+		return nil, nil
 	}
-	claimed, _, err := collect(rows, true)
+	var claimed []inbox.Entry
+	err := s.change(ctx, func(tx statements) error {
+		rows, err := tx.Query(ctx, `WITH found AS MATERIALIZED
+				(SELECT seq FROM ringback_inbox WHERE source = $1 AND due <= $2 ORDER BY due LIMIT $3 FOR UPDATE SKIP LOCKED)
+			UPDATE ringback_inbox SET lost = lost + held::int, held = true, token = token + 1, due = $4
+			FROM found WHERE ringback_inbox.seq = found.seq RETURNING `+columns+`, body`,
+			source, now.UnixMicro(), max, until.UnixMicro())
+		if err == nil {
+			claimed, _, err = collect(rows, true)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("claim: %w", err)
 	}
@@ -339,49 +369,54 @@ func (s *Store) Extend(ctx context.Context, leases []inbox.Lease, until time.Tim
 		source, id, token = append(source, l.Source), append(id, l.ID), append(token, l.Token)
 	}
 	// What is locked is being settled, or was claimed by somebody else.
-	_, err := s.pool.Exec(ctx, `WITH v AS MATERIALIZED (SELECT e.seq FROM ringback_inbox e
-			JOIN unnest($1::text[], $2::text[], $3::bigint[]) AS v (source, id, token)
-			ON e.source = v.source AND e.id = v.id AND e.token = v.token AND e.held AND e.due IS NOT NULL FOR UPDATE OF e SKIP LOCKED)
-		UPDATE ringback_inbox e SET due = $4 FROM v WHERE e.seq = v.seq`, source, id, token, until.UnixMicro())
+	err := s.change(ctx, func(tx statements) error {
+		_, err := tx.Exec(ctx, `WITH v AS MATERIALIZED (SELECT e.seq FROM ringback_inbox e
+				JOIN unnest($1::text[], $2::text[], $3::bigint[]) AS v (source, id, token)
+				ON e.source = v.source AND e.id = v.id AND e.token = v.token AND e.held AND e.due IS NOT NULL FOR UPDATE OF e SKIP LOCKED)
+			UPDATE ringback_inbox e SET due = $4 FROM v WHERE e.seq = v.seq`, source, id, token, until.UnixMicro())
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("extend leases: %w", err)
 	}
 	return nil
 }
 
-// chunk is how many rows one statement of a sweep, a purge or a retry changes.
+// chunk is how many entries one statement of a sweep, a purge or a retry changes.
 const chunk = 1000
 
-// inSteps runs a change until it changes nothing more.
-func (s *Store) inSteps(ctx context.Context, query string, args ...any) (total int64, err error) {
-	for {
-		tag, err := s.pool.Exec(ctx, query, args...)
-		if err != nil {
-			return total, err
-		}
-		if tag.RowsAffected() == 0 {
-			return total, nil
-		}
-		total += tag.RowsAffected()
-	}
-}
+const (
+	// emptied is the statement after which only the ids of chosen entries are
+	// remembered, from when they ended or, given a time, from then on.
+	emptied = `UPDATE ringback_inbox e SET state = 3, held = false, body = NULL, error = NULL, due = NULL, ended = `
 
-// emptied is the statement after which only the ids of chosen entries are
-// remembered, from when they ended or, given a time, from then on.
-const emptied = ` emptied AS (DELETE FROM ringback_inbox_failures f USING chosen WHERE f.entry = chosen.seq)
-	UPDATE ringback_inbox e SET state = 3, held = false, body = NULL, error = NULL, due = NULL, ended = `
+	withoutFailures = `failures AS (DELETE FROM ringback_inbox_failures f USING chosen WHERE f.entry = chosen.seq)`
+)
 
 // Sweep implements inbox.Store.
 func (s *Store) Sweep(ctx context.Context, source string, done, ids time.Time) error {
-	_, err := s.inSteps(ctx, `WITH chosen AS MATERIALIZED
-			(SELECT seq FROM ringback_inbox WHERE source = $1 AND state = 1 AND ended < $2 ORDER BY ended LIMIT $3 FOR UPDATE SKIP LOCKED),`+
-		emptied+`e.ended FROM chosen WHERE e.seq = chosen.seq`, source, done.UnixMicro(), chunk)
-	if err == nil {
-		_, err = s.inSteps(ctx, `DELETE FROM ringback_inbox WHERE seq IN
-			(SELECT seq FROM ringback_inbox WHERE source = $1 AND state = 3 AND ended < $2 ORDER BY ended LIMIT $3 FOR UPDATE SKIP LOCKED)`, source, ids.UnixMicro(), chunk)
-	}
-	if err != nil {
-		return fmt.Errorf("sweep: %w", err)
+	// A failure that was stored while its entry was purged is not seen by the purge; it
+	// goes with the id.
+	for _, x := range []struct {
+		state  int
+		before time.Time
+		change string
+	}{
+		{1, done, emptied + `e.ended FROM chosen WHERE e.seq = chosen.seq`},
+		{3, ids, `DELETE FROM ringback_inbox e USING chosen WHERE e.seq = chosen.seq`},
+	} {
+		query := fmt.Sprintf(`WITH chosen AS MATERIALIZED (SELECT seq FROM ringback_inbox WHERE source = $1 AND state = %d AND ended < $2
+			ORDER BY ended LIMIT %d FOR UPDATE SKIP LOCKED), %s %s`, x.state, chunk, withoutFailures, x.change)
+		for more := true; more; {
+			err := s.change(ctx, func(tx statements) error {
+				tag, err := tx.Exec(ctx, query, source, x.before.UnixMicro())
+				more = tag.RowsAffected() > 0
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("sweep: %w", err)
+			}
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -22,12 +23,44 @@ func pool(t *testing.T, address string) *pgxpool.Pool {
 
 func TestSuite(t *testing.T) {
 	server := pgtest.Start(t)
-	inboxtest.Run(t, func(t *testing.T) inboxtest.Store {
-		s, err := postgres.New(t.Context(), pool(t, server.Schema(t)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = s.Close() })
-		return s
-	})
+	for _, x := range []struct{ name, options string }{
+		{"prepared", ""},
+		// What a pooler between transactions, such as PgBouncer, asks for: no statements
+		// that are prepared once and used later.
+		{"exec", " default_query_exec_mode=exec"},
+		{"simple protocol", " default_query_exec_mode=simple_protocol"},
+		{"serializable", " default_transaction_isolation=serializable"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			inboxtest.Run(t, func(t *testing.T) inboxtest.Store {
+				s, err := postgres.New(t.Context(), pool(t, server.Schema(t)+x.options))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = s.Close() })
+				return s
+			})
+		})
+	}
+}
+
+// TestOpenedAtOnce: processes that start at once make one inbox.
+func TestOpenedAtOnce(t *testing.T) {
+	address := pgtest.Start(t).Schema(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		p := pool(t, address)
+		wg.Go(func() {
+			s, err := postgres.New(t.Context(), p)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer s.Close()
+			if _, err := s.Counts(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -87,6 +87,9 @@ func (s *Store) Entries(ctx context.Context, f inbox.Filter, after string, max i
 	if err != nil {
 		return nil, "", err
 	}
+	if max < 1 {
+		return nil, "", fmt.Errorf("inbox: a page of %d entries; it must be 1 or more", max)
+	}
 	if after != "" {
 		seq, err := strconv.ParseInt(after, 10, 64)
 		if err != nil {
@@ -143,10 +146,18 @@ func (s *Store) Entry(ctx context.Context, source, id string) (inbox.Entry, erro
 	return e, rows.Err()
 }
 
-// Counts implements inbox.Desk, from the indexes alone.
+// countSQL goes from source to source, and reads nothing but indexes, and in them
+// nothing of entries of which only the ids are remembered.
+const countSQL = `WITH RECURSIVE sources (source) AS (SELECT min(source) FROM inbox_entries
+		UNION ALL SELECT (SELECT min(e.source) FROM inbox_entries e WHERE e.source > sources.source) FROM sources WHERE sources.source IS NOT NULL)
+	SELECT source, (SELECT count(*) FROM inbox_entries e WHERE e.source = sources.source AND due IS NOT NULL),
+		(SELECT count(*) FROM inbox_entries e WHERE e.source = sources.source AND state = 1 AND ended IS NOT NULL),
+		(SELECT count(*) FROM inbox_entries e WHERE e.source = sources.source AND state = 2 AND ended IS NOT NULL)
+	FROM sources WHERE source IS NOT NULL`
+
+// Counts implements inbox.Desk.
 func (s *Store) Counts(ctx context.Context) (map[string]map[inbox.State]int64, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT source, 0, count(*) FROM inbox_entries WHERE due IS NOT NULL GROUP BY source
-		UNION ALL SELECT source, state, count(*) FROM inbox_entries WHERE ended IS NOT NULL AND state < 3 GROUP BY source, state`)
+	rows, err := s.read.QueryContext(ctx, countSQL)
 	if err != nil {
 		return nil, fmt.Errorf("count entries: %w", err)
 	}
@@ -154,17 +165,24 @@ func (s *Store) Counts(ctx context.Context) (map[string]map[inbox.State]int64, e
 	counts := make(map[string]map[inbox.State]int64)
 	for rows.Next() {
 		var source string
-		var state int
-		var n int64
-		if err := rows.Scan(&source, &state, &n); err != nil {
+		var n [len(states)]int64
+		if err := rows.Scan(&source, &n[pending], &n[done], &n[dead]); err != nil {
 			return nil, fmt.Errorf("count entries: %w", err)
 		}
-		if counts[source] == nil {
-			counts[source] = make(map[inbox.State]int64)
+		for i, n := range n {
+			if n == 0 {
+				continue
+			}
+			if counts[source] == nil {
+				counts[source] = make(map[inbox.State]int64)
+			}
+			counts[source][states[i]] = n
 		}
-		counts[source][states[state]] = n
 	}
-	return counts, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("count entries: %w", err)
+	}
+	return counts, nil
 }
 
 // Retry implements inbox.Desk.
@@ -172,16 +190,10 @@ func (s *Store) Retry(ctx context.Context, f inbox.Filter, now time.Time) (int64
 	if f.State == inbox.Done {
 		return 0, errors.New("inbox: what is done is not retried; choose dead or pending entries")
 	}
-	condition, args, err := where(f)
-	if err != nil {
-		return 0, err
-	}
-	// Each is changed once: afterwards it is pending and due.
 	at := now.UnixMicro()
-	total, err := s.inSteps(ctx, func(s *Store) (int64, error) {
+	total, err := s.eachStep(ctx, f, func(s *Store, chosen string, args []any) (int64, error) {
 		return s.once(`UPDATE inbox_entries SET attempts = iif(state = 2, 0, attempts), lost = iif(state = 2, 0, lost), state = 0, due = ?, ended = NULL
-			WHERE seq IN (SELECT seq FROM inbox_entries WHERE (state = 2 OR state = 0 AND held = 0 AND due > ?) AND `+condition+` LIMIT ?)`,
-			append(append([]any{at, at}, args...), batch)...)
+			WHERE (state = 2 OR state = 0 AND held = 0 AND due > ?) AND `+chosen, append([]any{at, at}, args...)...)
 	})
 	if err != nil {
 		return total, fmt.Errorf("retry: %w", err)
@@ -194,20 +206,45 @@ func (s *Store) Purge(ctx context.Context, f inbox.Filter, now time.Time) (int64
 	if f.State == "" && len(f.IDs) == 0 {
 		return 0, errors.New("inbox: a purge must name a state or ids")
 	}
+	total, err := s.eachStep(ctx, f, func(s *Store, chosen string, args []any) (int64, error) {
+		if _, err := s.once(`DELETE FROM inbox_failures WHERE entry IN (SELECT seq FROM inbox_entries WHERE `+chosen+`)`, args...); err != nil {
+			return 0, err
+		}
+		return s.once(emptied+`, ended = ? WHERE `+chosen, append([]any{now.UnixMicro()}, args...)...)
+	})
+	if err != nil {
+		return total, fmt.Errorf("purge: %w", err)
+	}
+	return total, nil
+}
+
+// eachStep changes the entries that match, some at a time in the order of seq, up
+// to the newest that is there when it begins: not those that come, or come to match
+// again, meanwhile.
+func (s *Store) eachStep(ctx context.Context, f inbox.Filter, change func(s *Store, chosen string, args []any) (int64, error)) (total int64, err error) {
 	condition, args, err := where(f)
 	if err != nil {
 		return 0, err
 	}
-	args = append(args, batch)
-	total, err := s.inSteps(ctx, func(s *Store) (int64, error) {
-		chosen := `SELECT seq FROM inbox_entries WHERE ` + condition + ` LIMIT ?`
-		if _, err := s.once(`DELETE FROM inbox_failures WHERE entry IN (`+chosen+`)`, args...); err != nil {
-			return 0, err
+	var newest int64
+	if err := s.read.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM inbox_entries`).Scan(&newest); err != nil {
+		return 0, err
+	}
+	condition = `seq > ? AND seq <= ? AND ` + condition
+	for after := int64(0); after < newest; {
+		var last, n int64
+		err := s.writer.Do(ctx, &step{do: func(s *Store) error {
+			err := s.conn.QueryRowContext(context.Background(), `SELECT coalesce(max(seq), ?) FROM (SELECT seq FROM inbox_entries WHERE `+condition+` ORDER BY seq LIMIT ?)`,
+				append(append([]any{newest, after, newest}, args...), batch)...).Scan(&last)
+			if err == nil {
+				n, err = change(s, condition, append([]any{after, last}, args...))
+			}
+			return err
+		}})
+		if err != nil {
+			return total, err
 		}
-		return s.once(emptied+`, ended = ? WHERE seq IN (`+chosen+`)`, append([]any{now.UnixMicro()}, args...)...)
-	})
-	if err != nil {
-		return total, fmt.Errorf("purge: %w", err)
+		total, after = total+n, last
 	}
 	return total, nil
 }

@@ -39,8 +39,8 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		run  func(*testing.T, *suite)
 	}{
 		{"Accept", testAccept}, {"Doubles", testDoubles}, {"BornClaimed", testBornClaimed}, {"Claim", testClaim}, {"Claimers", testClaimers},
-		{"Lost", testLost}, {"Settle", testSettle}, {"SettleAll", testSettleAll}, {"Extend", testExtend}, {"Contention", testContention}, {"Released", testReleased}, {"Failures", testFailures},
-		{"Entries", testEntries}, {"Retry", testRetry}, {"Purge", testPurge}, {"PurgeUnderWay", testPurgeUnderWay}, {"Sweep", testSweep}, {"Refused", testRefused},
+		{"Lost", testLost}, {"Settle", testSettle}, {"SettleAll", testSettleAll}, {"SupersededBeside", testSupersededBeside}, {"Extend", testExtend}, {"Contention", testContention}, {"Released", testReleased}, {"Failures", testFailures},
+		{"Entries", testEntries}, {"Pages", testPages}, {"Retry", testRetry}, {"PurgeEnds", testPurgeEnds}, {"Steps", testSteps}, {"Purge", testPurge}, {"PurgeUnderWay", testPurgeUnderWay}, {"Sweep", testSweep}, {"Refused", testRefused},
 		{"Group", testGroup},
 	} {
 		t.Run(x.name, func(t *testing.T) { x.run(t, &suite{t, open(t)}) })
@@ -377,6 +377,21 @@ func testSettleAll(t *testing.T, s *suite) {
 	}
 }
 
+// testSupersededBeside: of two leases of one entry that are settled at once the older
+// one is stale.
+func testSupersededBeside(t *testing.T, s *suite) {
+	s.add("msg_1")
+	old := s.claimOne(at(0), at(30))
+	now := s.claimOne(at(30), at(60))
+	stale, err := s.SettleAll(t.Context(), []inbox.Settlement{{Lease: old.Lease(), Outcome: failed(inbox.Dead, at(0), at(31), time.Time{}, "old")}, {Lease: now.Lease(), Outcome: done(at(32))}})
+	if diff := cmp.Diff([]int{0}, stale); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	if got := s.get("msg_1"); got.State != inbox.Done || got.Attempts != 1 || len(got.Failures) != 0 {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func testExtend(t *testing.T, s *suite) {
 	s.add("msg_1", "msg_2")
 	claimed := s.claim(at(0), at(30), 10)
@@ -526,6 +541,106 @@ func testEntries(t *testing.T, s *suite) {
 	s.must(err)
 	want := map[string]map[inbox.State]int64{"s": {inbox.Pending: 3, inbox.Done: 1, inbox.Dead: 1}, "t": {inbox.Pending: 1}}
 	if diff := cmp.Diff(want, counts); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// testPages: there is a cursor as long as there is more, and no longer.
+func testPages(t *testing.T, s *suite) {
+	s.add("msg_1", "msg_2", "msg_3", "msg_4")
+	for _, c := range []struct{ max, pages int }{{1, 4}, {2, 2}, {3, 2}, {4, 1}, {5, 1}} {
+		var pages, entries int
+		for after := ""; ; pages++ {
+			page, next, err := s.Entries(t.Context(), inbox.Filter{}, after, c.max)
+			s.must(err)
+			entries += len(page)
+			if after = next; next == "" {
+				pages++
+				break
+			}
+		}
+		if pages != c.pages || entries != 4 {
+			t.Errorf("%d entries are %d pages of %d, want %d", entries, pages, c.max, c.pages)
+		}
+	}
+	for _, max := range []int{0, -1} {
+		if _, _, err := s.Entries(t.Context(), inbox.Filter{}, "", max); err == nil {
+			t.Errorf("pages of %d pass", max)
+		}
+		if got := s.claim(at(0), at(30), max); len(got) != 0 {
+			t.Errorf("%d were claimed for %d", len(got), max)
+		}
+	}
+}
+
+// testPurgeEnds: new entries that match, which come all the time, don't keep Purge.
+func testPurgeEnds(t *testing.T, s *suite) {
+	const most = 5000
+	var added atomic.Int32
+	ended, begun := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-ended:
+					return
+				default:
+				}
+				i := added.Add(1)
+				if i > most {
+					t.Errorf("it goes on after %d entries", most)
+					return
+				}
+				if _, err := s.Accept(t.Context(), entry(fmt.Sprint("msg_", i))); err != nil {
+					t.Error(err)
+				}
+				if i == 32 {
+					close(begun)
+				}
+			}
+		})
+	}
+	<-begun
+	if n, err := s.Purge(t.Context(), inbox.Filter{State: inbox.Pending}, at(2)); n == 0 || err != nil {
+		t.Errorf("%d were purged, %v", n, err)
+	}
+	close(ended)
+	wg.Wait()
+}
+
+// testSteps: what takes several steps reaches all, and nothing else.
+func testSteps(t *testing.T, s *suite) {
+	const n = 2500
+	var all []inbox.Settlement
+	var wg sync.WaitGroup
+	for i := range n {
+		e := entry(fmt.Sprint("msg_", i))
+		e.Token, e.Working, e.Due = 1, true, at(30)
+		wg.Go(func() { s.accept(e) })
+		o := done(at(1))
+		if i%5 == 0 {
+			o = failed(inbox.Dead, at(0), at(1), time.Time{}, "no")
+		}
+		all = append(all, inbox.Settlement{Lease: e.Lease(), Outcome: o})
+	}
+	wg.Wait()
+	if stale, err := s.SettleAll(t.Context(), all); len(stale) != 0 || err != nil {
+		t.Fatal(stale, err)
+	}
+	if got, err := s.Purge(t.Context(), inbox.Filter{State: inbox.Done}, at(2)); got != n-n/5 || err != nil {
+		t.Errorf("%d were purged, %v", got, err)
+	}
+	if got, err := s.Retry(t.Context(), inbox.Filter{}, at(2)); got != n/5 || err != nil {
+		t.Errorf("%d were retried, %v", got, err)
+	}
+	if diff := cmp.Diff(map[inbox.State]int64{inbox.Pending: n / 5}, s.counts()); diff != "" {
+		t.Error(diff)
+	}
+	if got, err := s.Purge(t.Context(), inbox.Filter{State: inbox.Pending}, at(3)); got != n/5 || err != nil {
+		t.Errorf("%d were purged, %v", got, err)
+	}
+	if diff := cmp.Diff(map[inbox.State]int64(nil), s.counts()); diff != "" {
 		t.Error(diff)
 	}
 }

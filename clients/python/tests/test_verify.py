@@ -70,6 +70,20 @@ class TestVectors(unittest.TestCase):
                 with self.assertRaises(WebhookError):
                     verifier_of(v).verify({**headers_of(v), "webhook-signature": changed}, body)
 
+    def test_forgers_cause_no_other_error(self):
+        deep = b" " + b"[" * 20_000 + b"]" * 20_000
+        for name in ("jwt", "v1a"):
+            v = named(name)
+            given = headers_of(v)
+            for headers, body in (
+                ({**given, "webhook-id": "msg_x"}, deep),
+                ({**given, "webhook-id": "msg_\ud800"}, v["body"].encode()),
+                ({**given, "webhook-signature": "eyJhbGciOiJSUzI1NiIsImtpZCI6InRlc3QifQ.\ud800.AAAA"}, v["body"].encode()),
+                ({**given, "webhook-signature": base64.urlsafe_b64encode(deep).decode().strip("=") + ".e30.AAAA"}, b"{}"),
+            ):
+                with self.assertRaises(WebhookError):
+                    verifier_of(v).verify(headers, body)
+
     def test_misuse(self):
         v = named("v1a")
         with self.assertRaises(TypeError):

@@ -23,6 +23,8 @@ __all__ = ["Message", "Verifier", "WebhookError"]
 
 DEFAULT_TOLERANCE = 300
 _MAX_SIGNATURES = 32
+_MAX_V1A = 8  # Each costs a hash of the body for each key.
+_MAX_HINT = 64 * 1024  # No reason is searched for larger bodies.
 _MAX_TOKEN = 64 * 1024
 _MAX_KEYS = 100
 _MAX_KEY_SET = 1 << 20
@@ -64,6 +66,11 @@ def _b64url(text: typing.Any) -> typing.Optional[bytes]:
     if not isinstance(text, str) or not re.fullmatch(r"[A-Za-z0-9_-]*", text):
         return None
     return _b64(text.translate(str.maketrans("-_", "+/")) + "=" * (-len(text) % 4))
+
+
+def _utf8(text: str) -> bytes:
+    """Text of a message as bytes; half a surrogate pair in it is no error, and matches nothing."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _secret(text: str) -> bytes:
@@ -110,6 +117,8 @@ def _verify_rs256(key: typing.Any, signature: bytes, message: bytes) -> bool:
 
 def _restored(body: bytes) -> typing.Iterator[typing.Tuple[bytes, str]]:
     """What a body was before somebody printed it anew, and what to say about it."""
+    if len(body) > _MAX_HINT:
+        return
     try:
         text = body.decode("utf-8")
         json.loads(text)
@@ -118,14 +127,14 @@ def _restored(body: bytes) -> typing.Iterator[typing.Tuple[bytes, str]]:
             yield compact.encode(), (
                 "the body was re-serialised on the way: it matches once its white space is removed; verify the raw bytes as received"
             )
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     if body.strip() != body:
         yield body.strip(), "white space was added around the body; verify the raw bytes as received"
 
 
 def _parse_keys(keys: typing.Any) -> typing.List[typing.Tuple[typing.Any, str, typing.Any]]:
-    """Reads a JWKS (RFC 7517) into (kid, kind, key). Keys for other uses or of other kinds are passed over."""
+    """Reads a JWKS (RFC 7517) into (kid, kind, key). Keys for other uses, of other kinds or malformed are passed over."""
     if not isinstance(keys, dict) or not isinstance(keys.get("keys") or [], list):
         raise ValueError("it is not a JWKS")
     listed = keys.get("keys") or []
@@ -142,20 +151,17 @@ def _parse_keys(keys: typing.Any) -> typing.List[typing.Tuple[typing.Any, str, t
         if k.get("kty") == "RSA" and k.get("alg") in (None, "", "RS256"):
             n, e = _b64url(k.get("n")), _b64url(k.get("e"))
             if n is None or e is None:
-                raise ValueError("a key of the set is malformed")
+                continue
             modulus, exponent = int.from_bytes(n, "big"), int.from_bytes(e, "big")
-            if exponent.bit_length() > 31:
-                raise ValueError("a key of the set is malformed")
-            if not 2048 <= modulus.bit_length() <= 8192 or exponent < 3 or exponent % 2 == 0:
+            if exponent.bit_length() > 31 or not 2048 <= modulus.bit_length() <= 8192 or exponent < 3 or exponent % 2 == 0:
                 continue  # Weak keys verify nothing.
             from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 
             found.append((k.get("kid"), "rsa", RSAPublicNumbers(exponent, modulus).public_key()))
         elif k.get("kty") == "OKP" and k.get("crv") == "Ed25519" and k.get("alg") in (None, "", "EdDSA", "Ed25519"):
             x = _b64url(k.get("x"))
-            if x is None or len(x) != 32:
-                raise ValueError("a key of the set is malformed")
-            found.append((k.get("kid"), "ed25519", _ed25519(x)))
+            if x is not None and len(x) == 32:
+                found.append((k.get("kid"), "ed25519", _ed25519(x)))
     return found
 
 
@@ -209,7 +215,7 @@ class _KeySet:
                     age = re.search(r'(?:^|,)\s*max-age="?(\d{1,9})', cache, re.IGNORECASE)
                     self.fetched = now
                     self.until = now + (min(max(int(age.group(1)), _MIN_AGE), _MAX_AGE) if age else _DEFAULT_AGE)
-                except (OSError, ValueError) as err:
+                except (OSError, ValueError, RecursionError) as err:
                     self.failed = err
             if self.fetched is None or now - self.fetched > _STALE_AGE:
                 raise WebhookError("key set", f"the key set can't be had: {self.failed}")
@@ -281,10 +287,10 @@ class Verifier:
         if signature.count(".") == 2 and not re.search("[ ,]", signature):
             self._token(signature, id, body)
         else:
-            scheme = self._signatures(signature, f"{id}.{at}.".encode(), body)
+            scheme = self._signatures(signature, _utf8(f"{id}.{at}."), body)
         try:
             event = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             event = None  # Verified, but not JSON.
         return Message(id, datetime.datetime.fromtimestamp(at, datetime.timezone.utc), scheme, body, event)
 
@@ -307,7 +313,7 @@ class Verifier:
             data = _b64(encoded)
             if scheme == "v1" and data is not None and len(data) == 32:
                 v1.append(data)
-            elif scheme == "v1a" and data is not None and len(data) == 64:
+            elif scheme == "v1a" and data is not None and len(data) == 64 and len(v1a) < _MAX_V1A:
                 v1a.append(data)
         keys = list(self._public_keys)
 
@@ -372,7 +378,7 @@ class Verifier:
         signature = _b64url(sig)
         if signature is None:
             raise WebhookError("token", "the token's signature is malformed")
-        signed = f"{head}.{payload}".encode()
+        signed = _utf8(f"{head}.{payload}")
         if not any([_verify_rs256(key, signature, signed) for key in self._keys.rsa(h["kid"])]):
             raise WebhookError("signature", f"the token's signature is not by key {h['kid']!r}, or the token was changed")
         # From here on the sender is known; what can be wrong is what it is about.
@@ -403,7 +409,7 @@ class Verifier:
             raise WebhookError("timestamp", f"the token was issued {c['iat'] - now} s in the future; compare the clocks")
         if "nbf" in c and (not date(c["nbf"]) or c["nbf"] > now + self._tolerance):
             raise WebhookError("timestamp", "the token is not valid yet")
-        if not isinstance(c.get("jti"), str) or not hmac.compare_digest(c["jti"].encode(), id.encode()):
+        if not isinstance(c.get("jti"), str) or not hmac.compare_digest(_utf8(c["jti"]), _utf8(id)):
             raise WebhookError("token", f"the token is about message {c.get('jti')!r}, webhook-id says {id!r}")
 
     def _bound(self, c: dict, body: bytes) -> None:
@@ -413,7 +419,7 @@ class Verifier:
                 raise WebhookError("token", "the token has no body_sha256, so anybody could put another body beside it")
             try:
                 sent = json.loads(body)
-            except ValueError:
+            except (ValueError, RecursionError):
                 sent = None
             if not isinstance(sent, dict) or "type" not in sent or "data" not in sent:
                 raise WebhookError("token", "the body is not an event")
@@ -423,7 +429,7 @@ class Verifier:
             return
 
         def match(content: bytes) -> bool:
-            return hmac.compare_digest(want.lower().encode(), hashlib.sha256(content).hexdigest().encode())
+            return hmac.compare_digest(_utf8(want.lower()), hashlib.sha256(content).hexdigest().encode())
 
         if match(body):
             return
