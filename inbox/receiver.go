@@ -20,12 +20,13 @@ import (
 
 // Func works on a message, in the background. It is called at least once for
 // each: again when it fails, and again when the process died before its success
-// was stored. With Once, under the entry's id, its effect is there exactly once.
+// was stored. With Once, under the entry's id (and its Source, where several share
+// a table), its effect is there exactly once.
 // It should return when ctx is done. It must not change the entry.
 type Func func(ctx context.Context, e *Entry) error
 
-// Receiver takes in messages over HTTP and works on them. Its fields are set
-// before it is used; zero values mean what the comments say.
+// Receiver takes in messages over HTTP and works on them. Handler makes one; its
+// fields are set before it is used, and zero values mean what the comments say.
 type Receiver struct {
 	// Source names the receiver among those that share a store. A receiver works on
 	// its own entries only.
@@ -211,13 +212,13 @@ func (r *Receiver) read(w http.ResponseWriter, q *http.Request) ([]byte, *refusa
 	// Not every ResponseWriter has deadlines; then the server's own must do.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(orDefault(r.BodyTimeout, 10*time.Second)))
 	reader := http.MaxBytesReader(w, q.Body, limit)
-	var body []byte
-	var err error
-	if n := q.ContentLength; n >= 0 {
-		body = make([]byte, n)
-		_, err = io.ReadFull(reader, body)
-	} else {
-		body, err = io.ReadAll(reader)
+	// A large body gets its memory as it comes: a header costs a forger nothing.
+	var b bytes.Buffer
+	b.Grow(int(min(max(q.ContentLength, 0), 16<<10)) + bytes.MinRead)
+	_, err := b.ReadFrom(reader)
+	body := b.Bytes()
+	if err == nil && int64(len(body)) < q.ContentLength {
+		err = io.ErrUnexpectedEOF
 	}
 	var large *http.MaxBytesError
 	switch {

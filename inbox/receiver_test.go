@@ -704,3 +704,42 @@ func with(r *http.Request, header, value string) *http.Request {
 	}
 	return r
 }
+
+// forgetful is a store whose first settlement is made, but the answer is lost.
+type forgetful struct {
+	*sqlite.Store
+	lost atomic.Bool
+}
+
+func (f *forgetful) SettleAll(ctx context.Context, all []inbox.Settlement) ([]int, error) {
+	stale, err := f.Store.SettleAll(ctx, all)
+	if f.lost.CompareAndSwap(false, true) {
+		return nil, errors.Join(errors.New("the connection broke"), err)
+	}
+	return stale, err
+}
+
+// TestLostAnswer: an outcome that was stored, which the store could not say, is told
+// of like any other when it is offered again, and only once.
+func TestLostAnswer(t *testing.T) {
+	store, _ := openSQLite(t)
+	secret := webhook.NewSecret()
+	r := inbox.Handler(&webhook.Verifier{Secrets: []webhook.Secret{secret}}, &forgetful{Store: store}, func(context.Context, *inbox.Entry) error { return nil })
+	var log strings.Builder // Of Run's goroutines, read after its end.
+	r.Log = slog.New(slog.NewTextHandler(&log, nil))
+	told := make(chan inbox.State, 10)
+	r.OnAttempt = func(_ *inbox.Entry, o inbox.Outcome) { told <- o.State }
+	stop := run(t, r)
+	w := httptest.NewRecorder()
+	r.ServeHTTP(w, signed(secret, "msg_1", time.Now(), body))
+	if w.Code != http.StatusNoContent {
+		t.Fatal(w.Code)
+	}
+	if state := <-told; state != inbox.Done {
+		t.Error(state)
+	}
+	stop()
+	if len(told) > 0 || log.Len() > 0 {
+		t.Errorf("told %d times more; the log: %s", len(told), log.String())
+	}
+}

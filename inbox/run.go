@@ -188,7 +188,14 @@ func (r *Receiver) settle(calls context.Context, some []ended) {
 			}
 		}
 		var again bool
-		if errs, again = r.offer(some); !again || try > 0 && calls.Err() != nil {
+		var now []error
+		now, again = r.offer(some)
+		for i := range errs {
+			if errors.Is(now[i], ErrStale) && !errors.Is(errs[i], ErrStale) {
+				now[i] = nil // The try before stored it, though the store could not say so.
+			}
+		}
+		if errs = now; !again || try > 0 && calls.Err() != nil {
 			break
 		}
 	}

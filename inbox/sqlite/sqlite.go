@@ -166,22 +166,22 @@ const (
 
 var states = [...]inbox.State{pending: inbox.Pending, done: inbox.Done, dead: inbox.Dead}
 
-// errMissed fails a group in which a row was not found. Each step is then done
-// alone, and each row of it by itself, so that it is known whose lease is stale.
+// errMissed fails a group in which a row of several was not found. The group is then
+// done again, each row by itself, so that it is known whose lease is stale.
 var errMissed = errors.New("a row of the group is gone")
 
 // commit does a group in one transaction. When a step fails nobody else's work is
 // lost for it: each is done again in a transaction of its own.
 func (s *Store) commit(steps []*step, errs []error) {
 	err := s.try(steps, false)
+	if errors.Is(err, errMissed) {
+		err = s.try(steps, true)
+	}
 	if err != nil && len(steps) > 1 && !machine(err) {
 		for i := range steps {
 			s.commit(steps[i:i+1], errs[i:i+1])
 		}
 		return
-	}
-	if errors.Is(err, errMissed) {
-		err = s.try(steps, true)
 	}
 	for i := range errs {
 		errs[i] = err

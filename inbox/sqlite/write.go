@@ -114,11 +114,16 @@ func (s *Store) accept(steps []*step) error {
 
 // settle stores the outcomes of all steps, many at a time or each by itself.
 func (s *Store) settle(steps []*step, each bool) error {
-	var all []*inbox.Settlement
+	type settlement struct {
+		*inbox.Settlement
+		step  *step
+		index int
+	}
+	var all []settlement
 	for _, x := range steps {
 		x.stale = nil
 		for i := range x.settle {
-			all = append(all, &x.settle[i])
+			all = append(all, settlement{&x.settle[i], x, i})
 		}
 	}
 	sizes := sqlitefile.Chunks[:]
@@ -126,27 +131,27 @@ func (s *Store) settle(steps []*step, each bool) error {
 		sizes = []int{1}
 	}
 	var args []any
-	at := 0
 	for _, n := range sizes {
-		for len(all)-at >= n {
+		for len(all) >= n {
+			some := all[:n]
+			all = all[n:]
 			args = args[:0]
-			for _, x := range all[at : at+n] {
-				if err := s.failure(x); err != nil {
+			for _, x := range some {
+				if err := s.failure(x.Settlement); err != nil {
 					return err
 				}
-				args = append(args, outcome(x)...)
+				args = append(args, outcome(x.Settlement)...)
 			}
 			changed, err := s.conn.ChangeRows(update, n, args...)
 			switch {
 			case err != nil:
 				return err
 			case changed == int64(n):
-			case n == 1 && len(steps) == 1:
-				steps[0].stale = append(steps[0].stale, at)
+			case n == 1:
+				some[0].step.stale = append(some[0].step.stale, some[0].index)
 			default:
 				return errMissed
 			}
-			at += n
 		}
 	}
 	return nil
