@@ -236,6 +236,7 @@ func (e *Edge) Run(ctx context.Context) error {
 	e.reloading.Unlock()
 	e.orphans(ctx)
 	loops.Go(func() error { return e.runner.Run(ctx) })
+	loops.Go(func() error { e.runner.keep(); return nil }) // Ends with Stop.
 	loops.Go(func() error { return e.upkeep(ctx) })
 	loops.Go(func() error { return e.reconcile(ctx) })
 	loops.Go(func() error { return serve(e.server, e.listener) })
