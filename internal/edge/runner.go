@@ -25,7 +25,7 @@ import (
 // into a lane in memory, right after the commit that made them, or are claimed:
 // upon a hint, when one is due, or by the poll beneath both.
 type runner struct {
-	store   inbox.Store
+	store   Store
 	log     *slog.Logger
 	metrics *metrics
 
@@ -86,7 +86,7 @@ const (
 // errStopping is why attempts are cut off at the end.
 var errStopping = errors.New("the edge is stopping")
 
-func newRunner(store inbox.Store, log *slog.Logger, m *metrics) *runner {
+func newRunner(store Store, log *slog.Logger, m *metrics) *runner {
 	r := &runner{store: store, log: log, metrics: m, wake: make(chan struct{}, 1), ended: make(chan struct{}), lanes: make(map[string]*lane), held: make(map[name]*inbox.Entry)}
 	r.calls, r.cut = context.WithCancelCause(context.Background())
 	return r
@@ -540,7 +540,10 @@ func (r *runner) plan(ctx context.Context, e *inbox.Entry) error {
 	s := r.setup
 	r.mu.Unlock()
 	event := newEvent(e.Source, e.ID, e)
-	if err := s.collected(event); err != nil {
+	if double, err := r.takenIn(ctx, s, event); err != nil || double {
+		if double {
+			r.log.Info("event that was taken in before", "event", e.Source+"/"+e.ID, "type", e.Type)
+		}
 		return err
 	}
 	actions, errs := s.plan(event)
@@ -557,6 +560,9 @@ func (r *runner) plan(ctx context.Context, e *inbox.Entry) error {
 	crash.At(crash.EdgeSpread)
 	if err := errors.Join(stored...); err != nil {
 		return fmt.Errorf("store the actions: %w", err)
+	}
+	if err := s.collected(event); err != nil {
+		return err
 	}
 	r.metrics.planned(e.Source, len(actions))
 	if r.log.Enabled(ctx, slog.LevelInfo) {
