@@ -195,6 +195,7 @@ func (e *Edge) open(s *setup) {
 	for path, src := range s.sources {
 		r := inbox.Handler(src.verifier, e.store, e.runner.plan)
 		r.Source, r.MaxBody, r.Workers, r.Lease, r.Log = src.name, src.maxBody, planners, leaseTime, e.log
+		r.KeepDone, r.Remember, r.Grace = s.config.Keep, s.config.remember(), s.config.Grace
 		r.OnRequest = func(status int, first bool, took time.Duration, err error) {
 			e.metrics.request(src.name, status, first, took)
 		}
@@ -380,7 +381,7 @@ func (e *Edge) sweep(ctx context.Context, now time.Time) error {
 	if d == nil {
 		return nil
 	}
-	n, err := e.store.Purge(ctx, inbox.Filter{State: inbox.Dead, Before: now.Add(-d.config.KeepDead)}, now)
+	n, err := e.bury(ctx, now.Add(-d.config.KeepDead), now)
 	if n > 0 {
 		e.log.Warn("old dead letters removed", "count", n, "older_than", d.config.KeepDead)
 	}
@@ -396,14 +397,46 @@ func (e *Edge) sweep(ctx context.Context, now time.Time) error {
 	for name := range d.actions {
 		names[name] = true
 	}
-	ids := now.Add(-max(inbox.Remember, d.config.Keep))
+	ids := now.Add(-d.config.remember())
 	for name := range names {
 		errs = append(errs, e.store.Sweep(ctx, name, now.Add(-d.config.Keep), ids))
 	}
-	for _, x := range d.databases {
-		errs = append(errs, x.sweep(ctx, ids))
+	for _, x := range d.databases { // What is dead may be retried as long as it is there.
+		errs = append(errs, x.sweep(ctx, ids.Add(-d.config.KeepDead)))
 	}
 	return errors.Join(errs...)
+}
+
+// remember is how long ids are known.
+func (c *Config) remember() time.Duration { return max(inbox.Remember, c.Keep) }
+
+// buried is how many dead letters are looked at in one step.
+const buried = 500
+
+// bury removes the dead letters that were given up before a time. The inbox chooses by
+// when they came, which may be long before that.
+func (e *Edge) bury(ctx context.Context, before, now time.Time) (total int64, err error) {
+	for after := ""; ; {
+		page, next, err := e.store.Entries(ctx, inbox.Filter{State: inbox.Dead, Before: before}, after, buried)
+		if err != nil {
+			return total, err
+		}
+		old := make(map[string][]string)
+		for _, x := range page {
+			if x.Ended.Before(before) {
+				old[x.Source] = append(old[x.Source], x.ID)
+			}
+		}
+		for source, ids := range old {
+			n, err := e.store.Purge(ctx, inbox.Filter{Source: source, State: inbox.Dead, IDs: ids}, now)
+			if total += n; err != nil {
+				return total, err
+			}
+		}
+		if after = next; next == "" {
+			return total, nil
+		}
+	}
 }
 
 // serve takes the requests of senders.

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -344,6 +345,62 @@ func TestSweep(t *testing.T) {
 	w.event("msg_1", succeeded)
 	if _, text := w.send("GET", w.Admin()+"/metrics", http.Header{}, ""); !strings.Contains(text, `ringback_edge_requests_total{answer="double",source="s"} 1`) {
 		t.Error("an old message is taken for a new one")
+	}
+}
+
+// TestKeep: the receivers, which sweep too, keep to the file.
+func TestKeep(t *testing.T) {
+	w := start(t, "keep: 1000h\n"+touch)
+	if r := w.doors.Load().receivers["/s"]; r.KeepDone != 1000*time.Hour || r.Remember < 1000*time.Hour || r.Remember < inbox.Remember {
+		t.Errorf("kept for %s, remembered for %s", r.KeepDone, r.Remember)
+	}
+}
+
+// TestDeadLettersAreKept: for as long as the file says from when they were given up,
+// however long they had been tried before.
+func TestDeadLettersAreKept(t *testing.T) {
+	w := start(t, "keep_dead: 240h\n"+touch)
+	const day = 24 * time.Hour
+	now := time.Now()
+	for id, ended := range map[string]time.Time{"s/old": now.Add(-11 * day), "s/new": now.Add(-day)} {
+		e := &inbox.Entry{Source: "gone/a", ID: id, Sent: now, Received: now.Add(-60 * day), Body: []byte("{}"), State: inbox.Pending, Token: 1, Working: true, Due: now}
+		if _, err := w.store.Accept(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.store.Settle(t.Context(), e.Lease(), inbox.Outcome{State: inbox.Dead, At: ended, Started: ended, Error: "no"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.sweep(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.store.Entry(t.Context(), "gone/a", "s/new"); err != nil {
+		t.Errorf("what was given up a day ago: %v", err)
+	}
+	if _, err := w.store.Entry(t.Context(), "gone/a", "s/old"); !errors.Is(err, inbox.ErrNotFound) {
+		t.Errorf("what was given up long ago: %v", err)
+	}
+	w.log.waitFor(`msg="old dead letters removed" count=1`)
+}
+
+// TestClaimsOutliveDeadLetters: an action that was committed and given up all the
+// same, since its last answer was lost, may be retried as long as it is kept.
+func TestClaimsOutliveDeadLetters(t *testing.T) {
+	w := start(t, "databases: {main: {url: 'sqlite:"+t.TempDir()+"/d.db'}}\n"+routed(`
+sql: {database: main, statements: [{sql: SELECT 1}]}`))
+	w.event("msg_1", succeeded)
+	w.done("r/a", "msg_1")
+	for _, x := range []struct {
+		days int
+		want reason
+	}{{60, doneAgo}, {100, done}} {
+		if err := w.sweep(t.Context(), time.Now().Add(time.Duration(x.days)*24*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		event := &Event{Source: "s", ID: "msg_1", Type: "x", Body: []byte(succeeded), Received: time.Now()}
+		if r := w.doors.Load().actions["r/a"].do(t.Context(), &task{Event: event, action: "r/a", number: 2}); r.reason != x.want {
+			t.Errorf("after %d days: %+v", x.days, r)
+		}
 	}
 }
 
