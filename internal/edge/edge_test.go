@@ -508,6 +508,10 @@ func TestCheckReport(t *testing.T) {
 	if err := Check(file, &Sample{Body: []byte(`{"type":"batch.x","data":{}}`)}, &out); err == nil || !strings.Contains(out.String(), "invalid operation: <nil> > int") {
 		t.Errorf("got %v\n%s", err, out.String())
 	}
+	out.Reset()
+	if err := Check(file, &Sample{Body: []byte(strings.NewReplacer("2026-10-01T12:05:00Z", "yesterday", `"data":{`, `"data":{"n":2,`).Replace(succeeded))}, &out); err != nil || !strings.Contains(out.String(), "s/msg_sample, batch.succeeded\n\n  r: matches") {
+		t.Errorf("got %v\n%s", err, out.String()) // The edge reads no more of a timestamp than it needs.
+	}
 	if err := Check(file, &Sample{Source: "other", Body: []byte(`{}`)}, io.Discard); err == nil || err.Error() != "there is no source other: use one of s" {
 		t.Errorf("got %v", err)
 	}
