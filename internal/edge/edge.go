@@ -129,24 +129,37 @@ func New(path string, store Store, log *slog.Logger) (_ *Edge, err error) {
 	if e.listener, err = listen("listen", s.config.Listen); err != nil {
 		return nil, err
 	}
-	e.server = &http.Server{Handler: http.HandlerFunc(e.serve), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	e.server = newServer(http.HandlerFunc(e.serve), log)
 	if s.cert != nil {
 		e.listener = tls.NewListener(e.listener, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return e.doors.Load().cert, nil }})
+			GetCertificate: e.certificate})
 		e.server.TLSConfig = &tls.Config{NextProtos: []string{"h2", "http/1.1"}} // Serve then knows HTTP/2.
 	}
 	if s.config.Admin.Listen != "off" {
 		if e.admin, err = listen("admin.listen", s.config.Admin.Listen); err != nil {
 			return nil, err
 		}
-		e.desk = &http.Server{Handler: e.adminHandler(), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
-			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+		e.desk = newServer(e.adminHandler(), log)
 	}
 	e.runner = newRunner(store, log, e.metrics)
 	e.runner.use(s)
 	e.open(s)
 	return e, nil
+}
+
+// newServer bounds what a connection costs. A body that a source reads has less time
+// than the whole request (inbox.Receiver.BodyTimeout).
+func newServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+}
+
+// certificate is that of the setup in use.
+func (e *Edge) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if d := e.doors.Load(); d != nil {
+		return d.cert, nil
+	}
+	return nil, errStopping
 }
 
 func listen(key, address string) (net.Listener, error) {

@@ -174,6 +174,26 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestLimits: nobody holds a connection for ever, by no part of a request, also where
+// no source is asked.
+func TestLimits(t *testing.T) {
+	w := start(t, touch)
+	for _, s := range []*http.Server{w.server, w.desk} {
+		for what, is := range map[string]time.Duration{"header": s.ReadHeaderTimeout, "request": s.ReadTimeout, "answer": s.WriteTimeout, "pause": s.IdleTimeout} {
+			if is <= 0 || is > 2*time.Minute {
+				t.Errorf("a %s may take %s", what, is)
+			}
+		}
+		if s.MaxHeaderBytes <= 0 {
+			t.Error("a header may be large")
+		}
+	}
+	w.stop()
+	if _, err := w.certificate(nil); err == nil { // A handshake may outlast the edge.
+		t.Error("there is a certificate after the end")
+	}
+}
+
 func TestSender(t *testing.T) {
 	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	for _, x := range []struct{ remote, via, want string }{
@@ -453,6 +473,12 @@ routes:
 	w.log.until(func(line string) bool {
 		return strings.Contains(line, "action=r/bad") && strings.Contains(line, "state=done")
 	})
+	// A proxy on this machine is not a person on it.
+	for _, name := range []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"} {
+		if status, _ := w.send("GET", w.Admin()+"/inbox", http.Header{name: {"x"}}, ""); status != 403 {
+			t.Errorf("through a proxy, by %s: %d", name, status)
+		}
+	}
 	// Other sites can't press it, nor read the page by a name that leads here.
 	h.Set("Origin", "https://evil.example")
 	h.Set("Sec-Fetch-Site", "cross-site")
