@@ -208,7 +208,7 @@ func (e *Edge) open(s *setup) {
 	for path, src := range s.sources {
 		r := inbox.Handler(src.verifier, e.store, e.runner.plan)
 		r.Source, r.MaxBody, r.Workers, r.Lease, r.Log = src.name, src.maxBody, planners, leaseTime, e.log
-		r.KeepDone, r.Remember, r.Grace = s.config.Keep, s.config.remember(), s.config.Grace
+		r.KeepDone, r.Remember, r.Grace, r.AcceptTimeout = s.config.Keep, s.config.remember(), s.config.Grace, storeTimeout
 		r.OnRequest = func(status int, first bool, took time.Duration, err error) {
 			e.metrics.request(src.name, status, first, took)
 		}
@@ -505,7 +505,7 @@ func sender(r *http.Request, trusted []netip.Prefix) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	at := from.Addr().Unmap()
+	at := from.Addr().Unmap().WithZone("") // Prefixes have none.
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(hops) - 1; i >= 0 && within(trusted, at); i-- {
 		next, err := netip.ParseAddr(strings.TrimSpace(hops[i]))

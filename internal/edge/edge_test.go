@@ -17,7 +17,6 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -188,6 +187,10 @@ func TestLimits(t *testing.T) {
 			t.Error("a header may be large")
 		}
 	}
+	// The sender hears that the inbox hangs before it hangs up itself.
+	if d := w.doors.Load().receivers["/s"].AcceptTimeout; d <= 0 || d >= 15*time.Second {
+		t.Errorf("a message may take %s to be stored", d)
+	}
 	w.stop()
 	if _, err := w.certificate(nil); err == nil { // A handshake may outlast the edge.
 		t.Error("there is a certificate after the end")
@@ -195,11 +198,16 @@ func TestLimits(t *testing.T) {
 }
 
 func TestSender(t *testing.T) {
-	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	f := &file{}
+	trusted := f.prefixes("trusted_proxies", []string{"::ffff:10.0.0.0/104", "::1", "fe80::/10"}) // The first means 10.0.0.0/8.
+	if len(f.problems) > 0 {
+		t.Fatal(f.problems)
+	}
 	for _, x := range []struct{ remote, via, want string }{
 		{"192.0.2.1:5", "", "192.0.2.1"}, {"192.0.2.1:5", "203.0.113.1", "192.0.2.1"}, {"10.0.0.1:5", "203.0.113.1", "203.0.113.1"},
 		{"10.0.0.1:5", "6.6.6.6, 203.0.113.1, 10.0.0.2", "203.0.113.1"}, {"10.0.0.1:5", "", "10.0.0.1"}, {"10.0.0.1:5", "nonsense", "10.0.0.1"},
 		{"10.0.0.1:5", "10.0.0.3,10.0.0.2", "10.0.0.3"}, {"[::1]:5", "2001:db8::1", "2001:db8::1"}, {"[::ffff:10.0.0.1]:5", "::ffff:203.0.113.1", "203.0.113.1"}, {"odd", "203.0.113.1", "invalid IP"},
+		{"[fe80::1%eth0]:5", "203.0.113.1", "203.0.113.1"},
 	} {
 		r := httptest.NewRequest("POST", "/", nil)
 		r.RemoteAddr = x.remote

@@ -238,6 +238,9 @@ func (f *file) prefixes(key string, all []string) []netip.Prefix {
 		if addr, e := netip.ParseAddr(text); e == nil {
 			p, err = addr.Prefix(addr.BitLen())
 		}
+		if p.Addr().Is4In6() && p.Bits() >= 96 { // Addresses are compared in their short form.
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
 		if err != nil || p != p.Masked() {
 			f.at(fmt.Sprintf("%s[%d]", key, i), "%q is not a prefix such as 10.1.0.0/16", text)
 			continue
