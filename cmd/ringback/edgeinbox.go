@@ -144,6 +144,9 @@ func (edgeInboxList) Help() string {
 }
 
 func (c *edgeInboxList) Run(ctx context.Context, s *streams) error {
+	if c.Limit < 0 {
+		return fmt.Errorf("--limit: %d is less than 0", c.Limit)
+	}
 	q, err := c.filter(time.Now())
 	if err != nil {
 		return err
@@ -153,8 +156,8 @@ func (c *edgeInboxList) Run(ctx context.Context, s *streams) error {
 		return err
 	}
 	defer desk.Close()
-	all := []shown{}
-	for after := ""; c.Limit == 0 || len(all) < c.Limit; {
+	all, more := []shown{}, true
+	for after := ""; more && (c.Limit == 0 || len(all) < c.Limit); {
 		n := 500
 		if c.Limit > 0 {
 			n = min(n, c.Limit-len(all))
@@ -166,12 +169,13 @@ func (c *edgeInboxList) Run(ctx context.Context, s *streams) error {
 		for i := range page {
 			all = append(all, show(&page[i]))
 		}
-		if after = next; next == "" {
-			break
-		}
+		after, more = next, next != ""
 	}
 	if c.JSON {
-		return printJSON(s, map[string]any{"entries": all})
+		return printJSON(s, map[string]any{"entries": all, "more": more})
+	}
+	if more {
+		defer fmt.Fprintln(s.err, "there is more; --limit 0 lists all")
 	}
 	if len(all) == 0 {
 		fmt.Fprintln(s.out, "nothing in the inbox")
@@ -277,14 +281,25 @@ func (c *edgeInboxShow) Run(ctx context.Context, s *streams) error {
 		pretty.Write(body)
 	}
 	if pretty.Len() > 0 {
-		fmt.Fprintf(s.out, "\n%s\n", pretty.String())
+		fmt.Fprintf(s.out, "\n%s\n", printable(pretty.String()))
 	}
 	return nil
+}
+
+// printable replaces what would steer a terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 {
+			return '�'
+		}
+		return r
+	}, text)
 }
 
 // chosen are entries to change: those named, or those that the flags select.
 type chosen struct {
 	Events []string `arg:"" optional:"" name:"event" placeholder:"SOURCE/ID" help:"Events, with all their actions, or with --action only that."`
+	DryRun bool     `help:"Change nothing; print how many it would be."`
 	entryFilter
 }
 
@@ -318,6 +333,14 @@ func (c *chosen) filters(now time.Time) ([]inbox.Filter, error) {
 	return all, nil
 }
 
+// mood is that of the report.
+func (c *chosen) mood() string {
+	if c.DryRun {
+		return "would"
+	}
+	return "will"
+}
+
 type edgeInboxRetry struct {
 	edgeInbox
 	chosen
@@ -328,16 +351,16 @@ func (edgeInboxRetry) Help() string {
 	return `What is done already is left alone: an action that has succeeded is never repeated.
 
   ringback edge inbox retry gemini/msg_1
-  ringback edge inbox retry --state dead --action results/row`
+  ringback edge inbox retry --state dead --action results/row --dry-run`
 }
 
 func (c *edgeInboxRetry) Run(ctx context.Context, s *streams) error {
 	if len(c.Events) == 0 && c.State == "" {
 		return errors.New("name events, or give --state dead (or pending) for all")
 	}
-	n, err := c.change(ctx, s, c.chosen, app.InboxDesk.Retry)
+	n, err := c.change(ctx, s, c.chosen, app.InboxDesk.Retry, func(e *inbox.Entry) bool { return e.State == inbox.Dead || e.State == inbox.Pending && !e.Working })
 	if err == nil {
-		fmt.Fprintf(s.out, "%d will be tried again\n", n)
+		fmt.Fprintf(s.out, "%d %s be tried again\n", n, c.mood())
 	}
 	return err
 }
@@ -350,22 +373,26 @@ type edgeInboxPurge struct {
 // Help shows more than the flags.
 func (edgeInboxPurge) Help() string {
 	return `  ringback edge inbox purge gemini/msg_1
-  ringback edge inbox purge --state dead --from 2026-10-01 --to 2026-10-02`
+  ringback edge inbox purge --state dead --from 2026-10-01 --to 2026-10-02 --dry-run`
 }
 
 func (c *edgeInboxPurge) Run(ctx context.Context, s *streams) error {
 	if len(c.Events) == 0 && c.State == "" {
 		return errors.New("name events, or give --state for all that are in it")
 	}
-	n, err := c.change(ctx, s, c.chosen, app.InboxDesk.Purge)
-	if err == nil {
+	n, err := c.change(ctx, s, c.chosen, app.InboxDesk.Purge, func(*inbox.Entry) bool { return true })
+	switch {
+	case err == nil && c.DryRun:
+		fmt.Fprintf(s.out, "%d would be removed\n", n)
+	case err == nil:
 		fmt.Fprintf(s.out, "%d removed\n", n)
 	}
 	return err
 }
 
-// change applies a change to what is chosen and counts the entries.
-func (c *edgeInbox) change(ctx context.Context, s *streams, what chosen, do func(app.InboxDesk, context.Context, inbox.Filter, time.Time) (int64, error)) (int64, error) {
+// change applies a change to what is chosen and counts the entries. A dry run counts
+// those of them that it concerns.
+func (c *edgeInbox) change(ctx context.Context, s *streams, what chosen, do func(app.InboxDesk, context.Context, inbox.Filter, time.Time) (int64, error), concerns func(*inbox.Entry) bool) (int64, error) {
 	now := time.Now()
 	filters, err := what.filters(now)
 	if err != nil {
@@ -376,12 +403,59 @@ func (c *edgeInbox) change(ctx context.Context, s *streams, what chosen, do func
 		return 0, err
 	}
 	defer desk.Close()
+	for _, ref := range what.Events {
+		if err := known(ctx, desk, ref); err != nil {
+			return 0, err
+		}
+	}
 	total := int64(0)
 	for _, f := range filters {
-		n, err := do(desk, ctx, f, now)
+		var n int64
+		if what.DryRun {
+			n, err = countEntries(ctx, desk, f, concerns)
+		} else {
+			n, err = do(desk, ctx, f, now)
+		}
 		if total += n; err != nil {
 			return total, err
 		}
 	}
 	return total, nil
+}
+
+// known refuses an event of which nothing is in the inbox: most likely its name is
+// mistyped.
+func known(ctx context.Context, desk app.InboxDesk, ref string) error {
+	source, id, err := cutRef(ref)
+	if err != nil {
+		return err
+	}
+	page, _, err := desk.Entries(ctx, inbox.Filter{IDs: []string{ref, id}}, "", 1000)
+	if err != nil {
+		return err
+	}
+	for _, x := range page {
+		if x.Source == source && x.ID == id || x.ID == ref && strings.Contains(x.Source, "/") {
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no event %s in the inbox; nothing was changed", ref)
+}
+
+// countEntries counts the entries of a filter that a change concerns.
+func countEntries(ctx context.Context, desk app.InboxDesk, f inbox.Filter, concerns func(*inbox.Entry) bool) (n int64, err error) {
+	for after := ""; ; {
+		page, next, err := desk.Entries(ctx, f, after, 500)
+		if err != nil {
+			return n, err
+		}
+		for i := range page {
+			if concerns(&page[i]) {
+				n++
+			}
+		}
+		if after = next; next == "" {
+			return n, nil
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -9,6 +10,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"mime"
 	"mime/quotedprintable"
 	"net"
 	"net/http"
@@ -176,6 +178,21 @@ retry: {schedule: [1ms], window: 1ms}`), "PASS_ME", "along", "KEEP_ME", "secret"
 	}
 	w.event("msg_4", `{"type":"x","data":{}}`)
 	if why := w.dead("r/a", "msg_4"); !strings.HasPrefix(why, "misfit: command[5]: {{ data.id }}: it is null") {
+		t.Error(why)
+	}
+}
+
+// TestExecInItsFolder: a program that is named by its place is looked for where it is
+// run.
+func TestExecInItsFolder(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/hook.sh", []byte("#!/bin/sh\npwd\nexit 100\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w := start(t, routed(`
+exec: {command: [./hook.sh], dir: "`+dir+`"}`))
+	w.event("msg_1", succeeded)
+	if why := w.dead("r/a", "msg_1"); why != "refused: exit code 100: "+dir {
 		t.Error(why)
 	}
 }
@@ -640,6 +657,33 @@ func (s *smtpServer) serve(raw net.Conn) {
 		default:
 			say("250 good")
 		}
+	}
+}
+
+// TestMailLines: servers refuse lines of more than 998 bytes (RFC 5322 §2.1.1).
+func TestMailLines(t *testing.T) {
+	from := &mail.Address{Address: "edge@example.com"}
+	l := &letter{mailer: &mailer{from: from}}
+	for i := range 60 {
+		l.to = append(l.to, &mail.Address{Name: "Zoë", Address: fmt.Sprintf("ops%d@example.com", i)})
+	}
+	subject := strings.Repeat("批量作业失败", 33)
+	raw := l.compose(&task{Event: &Event{Source: "s", ID: "msg_1"}, action: "r/a"}, subject, "x", time.Now())
+	for line := range strings.Lines(string(raw)) {
+		if len(line) > 998 {
+			t.Errorf("%d bytes: %.80s…", len(line), line)
+		}
+	}
+	m, err := mail.ReadMessage(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := m.Header.AddressList("To")
+	if err != nil || len(to) != 60 {
+		t.Errorf("%d receivers, %v", len(to), err)
+	}
+	if got, err := new(mime.WordDecoder).DecodeHeader(m.Header.Get("Subject")); err != nil || got != subject {
+		t.Errorf("got %q, %v", got, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"ringback.dev/webhook"
+	"ringback.dev/inbox"
 )
 
 // Sample is an event to try a configuration with.
@@ -152,11 +153,17 @@ func (s *setup) try(x *Sample, to io.Writer) error {
 		id = "msg_sample"
 	}
 	e := &Event{Source: source, ID: id, Body: x.Body, Received: time.Now()}
-	parsed, err := webhook.ParseEvent(x.Body)
-	e.Type = parsed.Type
-	kind := e.Type
-	if err != nil {
-		kind = "which is no event (" + strings.TrimPrefix(err.Error(), "webhook: ") + ")"
+	// As the inbox reads it.
+	var typed struct{ Type string }
+	err := json.Unmarshal(x.Body, &typed)
+	kind := typed.Type
+	switch {
+	case err != nil:
+		kind = "which is no event (" + err.Error() + ")"
+	case inbox.CheckID(typed.Type) != nil:
+		kind = "which has no type"
+	default:
+		e.Type = typed.Type
 	}
 	fmt.Fprintf(to, "%s/%s, %s\n", source, id, kind)
 	bad := false

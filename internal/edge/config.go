@@ -198,8 +198,9 @@ type Route struct {
 	// Source and Type are names or patterns with *, one or a list; without, all match.
 	Source List `yaml:"source"`
 	Type   List `yaml:"type"`
-	// Metadata are members of the event's user_metadata that must have these values.
-	Metadata map[string]any `yaml:"metadata"`
+	// Metadata are members of the event's user_metadata that must have these values: 3 is
+	// a number, "3" a text; a date is a text.
+	Metadata map[string]yaml.Node `yaml:"metadata"`
 	// When is an expression that must be true.
 	When string `yaml:"when"`
 	// Actions are independent of each other: one that fails is tried again alone.
@@ -251,7 +252,7 @@ type HTTP struct {
 type Exec struct {
 	// Command is the program and templates of its arguments. There is no shell.
 	Command []string `yaml:"command"`
-	// Dir is the folder that it runs in.
+	// Dir is the folder that it runs in, and where ./PROGRAM is looked for.
 	Dir string `yaml:"dir"`
 	// Env are templates of variables, PassEnv names those to pass on from the edge's own
 	// environment. Beside them the command sees PATH, HOME, LANG, TZ, TMPDIR and

@@ -54,6 +54,7 @@ func TestConfigErrors(t *testing.T) {
 	t.Setenv("EDGE_CHAT", "http://127.0.0.1:1/services/hush")
 	t.Setenv("EDGE_BAD_SECRET", "whsec_hush")
 	t.Setenv("EDGE_EMPTY", "")
+	t.Setenv("EDGE_LINES", "hush\nhush")
 	if err := os.Unsetenv("EDGE_UNSET"); err != nil {
 		t.Fatal(err)
 	}
@@ -70,6 +71,10 @@ func TestConfigErrors(t *testing.T) {
 		"unknown in list": {"{name: e, exec:", "{name: e, timout: 1s, exec:", "line 20: routes[0].actions[1].timout: there is no such key; did you mean timeout?"},
 		"wrong type":      {"listen: 127.0.0.1:0", "max_running: many", `line 1: the text ` + "`many`" + ` is not a whole number`},
 		"wrong duration":  {"listen: 127.0.0.1:0", "keep: long", "line 1: the text `long` is not a duration such as 30s or 24h"},
+		"no mapping":      {"listen: 127.0.0.1:0", "retry: 5", "line 1: the number `5` is not a mapping of keys to values"},
+		"no list":         {"routes:\n  - name: r\n", "routes:\n    name: r\n", "line 14: a mapping is not a list"},
+		"bare template":   {"text: x}", "text: {{ type }}}", `line 23: a mapping is not a text; quote what begins with {{: "{{ … }}"`},
+		"tabs":            {"listen: 127.0.0.1:0", "\tlisten: x", "found character that cannot start any token; indent with spaces, not tabs"},
 		"not yaml":        {"listen: 127.0.0.1:0", "listen: [", "line 2: did not find expected ',' or ']'; within [ ] and { }, quote texts that hold any of ? , [ ] { }"},
 		"two documents":   {"listen: 127.0.0.1:0", "listen: 127.0.0.1:0\n---\na: 1\n---", "there is more than one document; keep one and remove the ---"},
 		"double key":      {"listen: 127.0.0.1:0", "listen: a\nlisten: b", `line 2: mapping key "listen" already defined at line 1`},
@@ -114,6 +119,15 @@ func TestConfigErrors(t *testing.T) {
 		"timeout":         {"{name: e,", "{name: e, timeout: 25h,", "line 20: routes[0].actions[1].timeout: 25h is not between 1ms and 24h"},
 		"http unsigned":   {`, secret_env: EDGE_TEST_SECRET}}`, `}}`, "line 19: routes[0].actions[0].http: the next hop has no secret to verify with; give secret_env or secret_file, or set unsigned: true"},
 		"http header":     {`, secret_env: EDGE_TEST_SECRET}}`, `, secret_env: EDGE_TEST_SECRET, headers: {webhook-id: x}}}`, "line 19: routes[0].actions[0].http.headers.webhook-id: webhook-id is set by the edge itself"},
+		"header lines":    {`, secret_env: EDGE_TEST_SECRET}}`, `, secret_env: EDGE_TEST_SECRET, headers: {x: "a\nb"}}}`, "line 19: routes[0].actions[0].http.headers.x: it holds a line break or another control character, which no header may"},
+		"header variable": {`, secret_env: EDGE_TEST_SECRET}}`, `, secret_env: EDGE_TEST_SECRET, headers_env: {x: EDGE_LINES}}}`, "line 19: routes[0].actions[0].http.headers_env.x: it holds a line break or another control character, which no header may"},
+		"header unset":    {`, secret_env: EDGE_TEST_SECRET}}`, `, secret_env: EDGE_TEST_SECRET, headers_env: {x: EDGE_UNSET}}}`, "line 19: routes[0].actions[0].http.headers_env.x: the variable EDGE_UNSET is not set; export it"},
+		"header twice":    {`, secret_env: EDGE_TEST_SECRET}}`, `, secret_env: EDGE_TEST_SECRET, headers: {x-a: b}, headers_env: {X-A: EDGE_KEY}}}`, "line 19: routes[0].actions[0].http.headers_env.X-A: the header is set twice; keep one of them"},
+		"key lines":       {"api_key_env: EDGE_KEY", "api_key_env: EDGE_LINES", "line 4: servers.here.api_key_env: it holds a line break or another control character, which no header may"},
+		"proxy unset":     {"egress: {", "egress: {proxy_env: EDGE_UNSET, ", "line 2: egress.proxy_env: the variable EDGE_UNSET is not set; export it"},
+		"listen port":     {"listen: 127.0.0.1:0", "listen: 127.0.0.1:70000", `line 1: listen: "127.0.0.1:70000" is not HOST:PORT, for example 127.0.0.1:8090`},
+		"same listen":     {"listen: 127.0.0.1:0", "listen: 127.0.0.1:8091", "line 1: listen: 127.0.0.1:8091 is admin.listen too; choose another address for one of them"},
+		"double in body":  {"body: {input: x}", "body: {input: x, input: y}", "line 22: routes[0].actions[3].job.body: line 22: input is there twice; keep one of them"},
 		"template":        {`, secret_env: EDGE_TEST_SECRET}}`, `, secret_env: EDGE_TEST_SECRET, headers: {x: "{{ data.x"}}}`, `line 19: routes[0].actions[0].http.headers.x: a {{ has no }}; to print {{ write {{ "{{" }}`},
 		"exec":            {"command: [/bin/true]", "command: [/bin/nothing-here]", "line 20: routes[0].actions[1].exec.command[0]: /bin/nothing-here can't be run: stat /bin/nothing-here: no such file or directory"},
 		"exec by event":   {"command: [/bin/true]", `command: ["/bin/{{ id }}"]`, "line 20: routes[0].actions[1].exec.command[0]: which program is run must not depend on the event"},
@@ -148,6 +162,22 @@ func TestConfigErrors(t *testing.T) {
 				t.Errorf("a secret is told: %v", got)
 			}
 		})
+	}
+}
+
+// TestSecretsEndTheirLine: a line break after a secret, as files and what reads them
+// often have it, is none of it.
+func TestSecretsEndTheirLine(t *testing.T) {
+	t.Setenv("EDGE_TEST_SECRET", secret+"\n")
+	t.Setenv("EDGE_KEY", "rbk_x\r\n")
+	t.Setenv("EDGE_CHAT", "http://127.0.0.1:1/services/hush\n")
+	s, err := prepare([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if key := s.actions["r/j"].doer.(*job).server.key; key != "rbk_x" {
+		t.Errorf("got %q", key)
 	}
 }
 

@@ -129,24 +129,37 @@ func New(path string, store Store, log *slog.Logger) (_ *Edge, err error) {
 	if e.listener, err = listen("listen", s.config.Listen); err != nil {
 		return nil, err
 	}
-	e.server = &http.Server{Handler: http.HandlerFunc(e.serve), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	e.server = newServer(http.HandlerFunc(e.serve), log)
 	if s.cert != nil {
 		e.listener = tls.NewListener(e.listener, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return e.doors.Load().cert, nil }})
+			GetCertificate: e.certificate})
 		e.server.TLSConfig = &tls.Config{NextProtos: []string{"h2", "http/1.1"}} // Serve then knows HTTP/2.
 	}
 	if s.config.Admin.Listen != "off" {
 		if e.admin, err = listen("admin.listen", s.config.Admin.Listen); err != nil {
 			return nil, err
 		}
-		e.desk = &http.Server{Handler: e.adminHandler(), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
-			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+		e.desk = newServer(e.adminHandler(), log)
 	}
 	e.runner = newRunner(store, log, e.metrics)
 	e.runner.use(s)
 	e.open(s)
 	return e, nil
+}
+
+// newServer bounds what a connection costs. A body that a source reads has less time
+// than the whole request (inbox.Receiver.BodyTimeout).
+func newServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+}
+
+// certificate is that of the setup in use.
+func (e *Edge) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if d := e.doors.Load(); d != nil {
+		return d.cert, nil
+	}
+	return nil, errStopping
 }
 
 func listen(key, address string) (net.Listener, error) {
@@ -195,6 +208,7 @@ func (e *Edge) open(s *setup) {
 	for path, src := range s.sources {
 		r := inbox.Handler(src.verifier, e.store, e.runner.plan)
 		r.Source, r.MaxBody, r.Workers, r.Lease, r.Log = src.name, src.maxBody, planners, leaseTime, e.log
+		r.KeepDone, r.Remember, r.Grace, r.AcceptTimeout = s.config.Keep, s.config.remember(), s.config.Grace, storeTimeout
 		r.OnRequest = func(status int, first bool, took time.Duration, err error) {
 			e.metrics.request(src.name, status, first, took)
 		}
@@ -236,6 +250,7 @@ func (e *Edge) Run(ctx context.Context) error {
 	e.reloading.Unlock()
 	e.orphans(ctx)
 	loops.Go(func() error { return e.runner.Run(ctx) })
+	loops.Go(func() error { e.runner.keep(); return nil }) // Ends with Stop.
 	loops.Go(func() error { return e.upkeep(ctx) })
 	loops.Go(func() error { return e.reconcile(ctx) })
 	loops.Go(func() error { return serve(e.server, e.listener) })
@@ -379,7 +394,7 @@ func (e *Edge) sweep(ctx context.Context, now time.Time) error {
 	if d == nil {
 		return nil
 	}
-	n, err := e.store.Purge(ctx, inbox.Filter{State: inbox.Dead, Before: now.Add(-d.config.KeepDead)}, now)
+	n, err := e.bury(ctx, now.Add(-d.config.KeepDead), now)
 	if n > 0 {
 		e.log.Warn("old dead letters removed", "count", n, "older_than", d.config.KeepDead)
 	}
@@ -395,14 +410,46 @@ func (e *Edge) sweep(ctx context.Context, now time.Time) error {
 	for name := range d.actions {
 		names[name] = true
 	}
-	ids := now.Add(-max(inbox.Remember, d.config.Keep))
+	ids := now.Add(-d.config.remember())
 	for name := range names {
 		errs = append(errs, e.store.Sweep(ctx, name, now.Add(-d.config.Keep), ids))
 	}
-	for _, x := range d.databases {
-		errs = append(errs, x.sweep(ctx, ids))
+	for _, x := range d.databases { // What is dead may be retried as long as it is there.
+		errs = append(errs, x.sweep(ctx, ids.Add(-d.config.KeepDead)))
 	}
 	return errors.Join(errs...)
+}
+
+// remember is how long ids are known.
+func (c *Config) remember() time.Duration { return max(inbox.Remember, c.Keep) }
+
+// buried is how many dead letters are looked at in one step.
+const buried = 500
+
+// bury removes the dead letters that were given up before a time. The inbox chooses by
+// when they came, which may be long before that.
+func (e *Edge) bury(ctx context.Context, before, now time.Time) (total int64, err error) {
+	for after := ""; ; {
+		page, next, err := e.store.Entries(ctx, inbox.Filter{State: inbox.Dead, Before: before}, after, buried)
+		if err != nil {
+			return total, err
+		}
+		old := make(map[string][]string)
+		for _, x := range page {
+			if x.Ended.Before(before) {
+				old[x.Source] = append(old[x.Source], x.ID)
+			}
+		}
+		for source, ids := range old {
+			n, err := e.store.Purge(ctx, inbox.Filter{Source: source, State: inbox.Dead, IDs: ids}, now)
+			if total += n; err != nil {
+				return total, err
+			}
+		}
+		if after = next; next == "" {
+			return total, nil
+		}
+	}
 }
 
 // serve takes the requests of senders.
@@ -458,7 +505,7 @@ func sender(r *http.Request, trusted []netip.Prefix) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	at := from.Addr().Unmap()
+	at := from.Addr().Unmap().WithZone("") // Prefixes have none.
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(hops) - 1; i >= 0 && within(trusted, at); i-- {
 		next, err := netip.ParseAddr(strings.TrimSpace(hops[i]))

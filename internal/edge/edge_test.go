@@ -10,13 +10,13 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -173,12 +173,41 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestLimits: nobody holds a connection for ever, by no part of a request, also where
+// no source is asked.
+func TestLimits(t *testing.T) {
+	w := start(t, touch)
+	for _, s := range []*http.Server{w.server, w.desk} {
+		for what, is := range map[string]time.Duration{"header": s.ReadHeaderTimeout, "request": s.ReadTimeout, "answer": s.WriteTimeout, "pause": s.IdleTimeout} {
+			if is <= 0 || is > 2*time.Minute {
+				t.Errorf("a %s may take %s", what, is)
+			}
+		}
+		if s.MaxHeaderBytes <= 0 {
+			t.Error("a header may be large")
+		}
+	}
+	// The sender hears that the inbox hangs before it hangs up itself.
+	if d := w.doors.Load().receivers["/s"].AcceptTimeout; d <= 0 || d >= 15*time.Second {
+		t.Errorf("a message may take %s to be stored", d)
+	}
+	w.stop()
+	if _, err := w.certificate(nil); err == nil { // A handshake may outlast the edge.
+		t.Error("there is a certificate after the end")
+	}
+}
+
 func TestSender(t *testing.T) {
-	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	f := &file{}
+	trusted := f.prefixes("trusted_proxies", []string{"::ffff:10.0.0.0/104", "::1", "fe80::/10"}) // The first means 10.0.0.0/8.
+	if len(f.problems) > 0 {
+		t.Fatal(f.problems)
+	}
 	for _, x := range []struct{ remote, via, want string }{
 		{"192.0.2.1:5", "", "192.0.2.1"}, {"192.0.2.1:5", "203.0.113.1", "192.0.2.1"}, {"10.0.0.1:5", "203.0.113.1", "203.0.113.1"},
 		{"10.0.0.1:5", "6.6.6.6, 203.0.113.1, 10.0.0.2", "203.0.113.1"}, {"10.0.0.1:5", "", "10.0.0.1"}, {"10.0.0.1:5", "nonsense", "10.0.0.1"},
 		{"10.0.0.1:5", "10.0.0.3,10.0.0.2", "10.0.0.3"}, {"[::1]:5", "2001:db8::1", "2001:db8::1"}, {"[::ffff:10.0.0.1]:5", "::ffff:203.0.113.1", "203.0.113.1"}, {"odd", "203.0.113.1", "invalid IP"},
+		{"[fe80::1%eth0]:5", "203.0.113.1", "203.0.113.1"},
 	} {
 		r := httptest.NewRequest("POST", "/", nil)
 		r.RemoteAddr = x.remote
@@ -347,6 +376,62 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// TestKeep: the receivers, which sweep too, keep to the file.
+func TestKeep(t *testing.T) {
+	w := start(t, "keep: 1000h\n"+touch)
+	if r := w.doors.Load().receivers["/s"]; r.KeepDone != 1000*time.Hour || r.Remember < 1000*time.Hour || r.Remember < inbox.Remember {
+		t.Errorf("kept for %s, remembered for %s", r.KeepDone, r.Remember)
+	}
+}
+
+// TestDeadLettersAreKept: for as long as the file says from when they were given up,
+// however long they had been tried before.
+func TestDeadLettersAreKept(t *testing.T) {
+	w := start(t, "keep_dead: 240h\n"+touch)
+	const day = 24 * time.Hour
+	now := time.Now()
+	for id, ended := range map[string]time.Time{"s/old": now.Add(-11 * day), "s/new": now.Add(-day)} {
+		e := &inbox.Entry{Source: "gone/a", ID: id, Sent: now, Received: now.Add(-60 * day), Body: []byte("{}"), State: inbox.Pending, Token: 1, Working: true, Due: now}
+		if _, err := w.store.Accept(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.store.Settle(t.Context(), e.Lease(), inbox.Outcome{State: inbox.Dead, At: ended, Started: ended, Error: "no"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.sweep(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.store.Entry(t.Context(), "gone/a", "s/new"); err != nil {
+		t.Errorf("what was given up a day ago: %v", err)
+	}
+	if _, err := w.store.Entry(t.Context(), "gone/a", "s/old"); !errors.Is(err, inbox.ErrNotFound) {
+		t.Errorf("what was given up long ago: %v", err)
+	}
+	w.log.waitFor(`msg="old dead letters removed" count=1`)
+}
+
+// TestClaimsOutliveDeadLetters: an action that was committed and given up all the
+// same, since its last answer was lost, may be retried as long as it is kept.
+func TestClaimsOutliveDeadLetters(t *testing.T) {
+	w := start(t, "databases: {main: {url: 'sqlite:"+t.TempDir()+"/d.db'}}\n"+routed(`
+sql: {database: main, statements: [{sql: SELECT 1}]}`))
+	w.event("msg_1", succeeded)
+	w.done("r/a", "msg_1")
+	for _, x := range []struct {
+		days int
+		want reason
+	}{{60, doneAgo}, {100, done}} {
+		if err := w.sweep(t.Context(), time.Now().Add(time.Duration(x.days)*24*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		event := &Event{Source: "s", ID: "msg_1", Type: "x", Body: []byte(succeeded), Received: time.Now()}
+		if r := w.doors.Load().actions["r/a"].do(t.Context(), &task{Event: event, action: "r/a", number: 2}); r.reason != x.want {
+			t.Errorf("after %d days: %+v", x.days, r)
+		}
+	}
+}
+
 func TestPage(t *testing.T) {
 	next := newTarget(t)
 	next.say(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
@@ -396,6 +481,12 @@ routes:
 	w.log.until(func(line string) bool {
 		return strings.Contains(line, "action=r/bad") && strings.Contains(line, "state=done")
 	})
+	// A proxy on this machine is not a person on it.
+	for _, name := range []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"} {
+		if status, _ := w.send("GET", w.Admin()+"/inbox", http.Header{name: {"x"}}, ""); status != 403 {
+			t.Errorf("through a proxy, by %s: %d", name, status)
+		}
+	}
 	// Other sites can't press it, nor read the page by a name that leads here.
 	h.Set("Origin", "https://evil.example")
 	h.Set("Sec-Fetch-Site", "cross-site")
@@ -450,6 +541,10 @@ func TestCheckReport(t *testing.T) {
 	out.Reset()
 	if err := Check(file, &Sample{Body: []byte(`{"type":"batch.x","data":{}}`)}, &out); err == nil || !strings.Contains(out.String(), "invalid operation: <nil> > int") {
 		t.Errorf("got %v\n%s", err, out.String())
+	}
+	out.Reset()
+	if err := Check(file, &Sample{Body: []byte(strings.NewReplacer("2026-10-01T12:05:00Z", "yesterday", `"data":{`, `"data":{"n":2,`).Replace(succeeded))}, &out); err != nil || !strings.Contains(out.String(), "s/msg_sample, batch.succeeded\n\n  r: matches") {
+		t.Errorf("got %v\n%s", err, out.String()) // The edge reads no more of a timestamp than it needs.
 	}
 	if err := Check(file, &Sample{Source: "other", Body: []byte(`{}`)}, io.Discard); err == nil || err.Error() != "there is no source other: use one of s" {
 		t.Errorf("got %v", err)

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,6 +53,12 @@ func (k *kit) exec(key string, c *Exec) doer {
 		return x
 	}
 	x.program = c.Command[0]
+	if c.Dir != "" && strings.Contains(x.program, "/") && !filepath.IsAbs(x.program) {
+		// It is run from its folder, so it is looked for there.
+		if path, err := filepath.Abs(filepath.Join(c.Dir, x.program)); err == nil {
+			x.program = path
+		}
+	}
 	if path, err := exec.LookPath(x.program); err != nil {
 		k.at(key+".command[0]", "%s can't be run: %v", x.program, errors.Unwrap(err))
 	} else {

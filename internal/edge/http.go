@@ -55,15 +55,26 @@ func (k *kit) http(key string, c *HTTP) doer {
 	case len(c.SecretEnv)+len(c.SecretFile) > 0 && c.Unsigned:
 		k.at(key+".unsigned", "there is a secret to sign with; remove one of them")
 	}
+	add := func(key string, h header) {
+		k.headerName(key, h.name)
+		if slices.ContainsFunc(f.headers, func(o header) bool { return strings.EqualFold(o.name, h.name) }) {
+			k.at(key, "the header is set twice; keep one of them")
+		}
+		f.headers = append(f.headers, h)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {
-		k.headerName(key+".headers."+name, name)
-		f.headers = append(f.headers, header{name: name, text: k.text(key+".headers."+name, c.Headers[name])})
+		key := key + ".headers." + name
+		text := k.text(key, c.Headers[name])
+		for _, p := range text.parts {
+			k.header(key, p.text)
+		}
+		add(key, header{name: name, text: text})
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.HeadersEnv)) {
 		key := key + ".headers_env." + name
-		k.headerName(key, name)
-		value := k.secret(strings.TrimSuffix(key, "_env"), c.HeadersEnv[name], "")
-		f.headers = append(f.headers, header{name: name, secret: value})
+		secret := k.variable(key, c.HeadersEnv[name], "")
+		k.header(key, secret)
+		add(key, header{name: name, secret: secret})
 	}
 	return f
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -113,12 +114,25 @@ func typeProblem(text string) Problem {
 			}
 		}
 	}
+	text = ownLists.ReplaceAllString(text, " is not a list")
+	text = ownTypes.ReplaceAllString(text, " is not a mapping of keys to values")
 	p.Text = plainTypes.Replace(text)
-	if strings.Contains(text, "did not find expected ',' or") {
+	switch {
+	case strings.Contains(text, "did not find expected ',' or"):
 		p.Text += "; within [ ] and { }, quote texts that hold any of ? , [ ] { }"
+	case strings.Contains(text, "found character that cannot start any token"):
+		p.Text += "; indent with spaces, not tabs"
+	case p.Text == "a mapping is not a text":
+		p.Text += `; quote what begins with {{: "{{ … }}"`
 	}
 	return p
 }
+
+// ownTypes and ownLists are types of the configuration in the YAML reader's messages.
+var (
+	ownLists = regexp.MustCompile(` into \[\]edge\.\w+`)
+	ownTypes = regexp.MustCompile(` into (map\[string\])?(edge|yaml)\.\w+`)
+)
 
 // plainTypes says what Go's types and YAML's tags mean to who writes the file.
 var plainTypes = strings.NewReplacer("cannot unmarshal ", "", "!!str ", "the text ", "!!int ", "the number ", "!!float ", "the number ", "!!bool ", "",

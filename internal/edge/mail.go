@@ -132,7 +132,7 @@ func (l *letter) compose(t *task, subject, text string, now time.Time) []byte {
 	}
 	subject = strings.Join(strings.Fields(headerValue(subject)), " ")
 	for _, h := range [...]struct{ name, value string }{
-		{"From", l.from.String()}, {"To", strings.Join(to, ", ")}, {"Subject", mime.QEncoding.Encode("utf-8", cut(subject, 200))},
+		{"From", l.from.String()}, {"To", strings.Join(to, ",\r\n ")}, {"Subject", strings.ReplaceAll(mime.QEncoding.Encode("utf-8", cut(subject, 200)), "?= =?", "?=\r\n =?")},
 		{"Date", now.Format(time.RFC1123Z)}, {"Message-ID", "<" + idempotencyKey(t) + "@" + domain + ">"},
 		{"Auto-Submitted", "auto-generated"}, {"MIME-Version", "1.0"},
 		{"Content-Type", "text/plain; charset=utf-8"}, {"Content-Transfer-Encoding", "quoted-printable"},

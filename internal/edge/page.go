@@ -74,8 +74,14 @@ func (e *Edge) guard(next http.Handler) http.Handler {
 	})
 }
 
-// loopback reports whether a request comes from this machine, by a name of it.
+// loopback reports whether a request comes from this machine, by a name of it. One
+// that a proxy passes on comes from elsewhere.
 func loopback(r *http.Request) bool {
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via"} {
+		if r.Header.Get(name) != "" {
+			return false
+		}
+	}
 	local := func(hostport string) bool {
 		host, _, err := net.SplitHostPort(hostport)
 		if err != nil {

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
+	"ringback.dev"
 	"ringback.dev/inbox"
 	"ringback.dev/internal/reconcile"
 	"ringback.dev/webhook"
@@ -26,8 +29,10 @@ type reconciler struct {
 	name, source string
 	every, since time.Duration
 	from         reconcile.Source
-	// ledger, of Google's API alone, has the jobs whose events have arrived.
+	// ledger, of Google's API alone, has the batches whose ends have arrived. It is kept
+	// in file.
 	ledger *reconcile.Ledger
+	file   string
 }
 
 // reconcilers reads the section reconcile.
@@ -53,13 +58,16 @@ func (k *kit) reconcilers() {
 			k.at(key+".server", "%q is not among servers", c.Server)
 			continue
 		}
+		client := *s.client.Client
+		client.Timeout = time.Minute
 		switch c.Kind {
 		case "", "ringback":
-			r.from = reconcile.Ringback(s.base.String(), s.key)
+			r.from = reconcile.Through(&client, reconcile.Ringback(s.base.String(), s.key))
 		case "gemini":
-			r.from = reconcile.Gemini(s.base.String(), s.key)
+			r.from = reconcile.Through(&client, reconcile.Gemini(s.base.String(), s.key))
+			r.file = filepath.Join(k.Data, "collected-"+c.Source)
 			var err error
-			if r.ledger, err = reconcile.OpenLedger(filepath.Join(k.Data, "collected-"+c.Source)); err != nil {
+			if r.ledger, err = reconcile.OpenLedger(r.file); err != nil {
 				k.at(key, "its ledger can't be read: %v", err)
 			}
 		default:
@@ -69,29 +77,63 @@ func (k *kit) reconcilers() {
 	}
 }
 
-// collected notes in the ledger of a source that an event of a job has arrived.
-func (s *setup) collected(e *Event) error {
+// ends are the events after which no other comes about a batch.
+var ends = []ringback.EventType{ringback.BatchSucceeded, ringback.BatchFailed, ringback.BatchCancelled, ringback.BatchExpired}
+
+// ledgers are those in which an event belongs, since it tells of the end of a batch.
+func (s *setup) ledgers(e *Event) (all []*reconcile.Ledger, batch string) {
 	for _, r := range s.reconcile {
-		if r.ledger == nil || r.source != e.Source {
+		if r.ledger == nil || r.source != e.Source || !slices.Contains(ends, ringback.EventType(e.Type)) {
 			continue
 		}
-		data, ok := e.env().Data.(map[string]any)
-		if !ok {
-			continue
+		data, _ := e.env().Data.(map[string]any)
+		batch, _ = data["id"].(string)
+		if len(strings.Fields(batch)) == 1 && strings.Fields(batch)[0] == batch { // Others name none.
+			all = append(all, r.ledger)
 		}
-		if job, ok := data["id"].(string); ok && job != "" && !r.ledger.Has(job) {
-			if err := r.ledger.Add(job, e.Type); err != nil {
-				return fmt.Errorf("the ledger of %s: %w", r.source, err)
+	}
+	return all, batch
+}
+
+// collected notes in the ledgers of a source that a batch's end has arrived.
+func (s *setup) collected(e *Event) error {
+	ledgers, batch := s.ledgers(e)
+	for _, l := range ledgers {
+		if !l.Has(batch) {
+			if err := l.Add(batch, e.Type); err != nil {
+				return fmt.Errorf("the ledger of %s: %w", e.Source, err)
 			}
 		}
 	}
 	return nil
 }
 
+// takenIn reports whether an event tells what has been taken in before, under another
+// id, since the server had been asked: its sender tried on.
+func (r *runner) takenIn(ctx context.Context, s *setup, e *Event) (bool, error) {
+	ledgers, batch := s.ledgers(e)
+	id := reconcile.MessageID(ringback.EventType(e.Type), batch)
+	if len(ledgers) == 0 || id == e.ID {
+		return false, nil
+	}
+	_, err := r.store.Entry(ctx, e.Source, id)
+	if errors.Is(err, inbox.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // look finds what did not arrive and has it come, or takes it in. It returns how much
 // that was.
 func (r *reconciler) look(ctx context.Context, now time.Time, in *inbox.Receiver) (found int, err error) {
-	report, err := r.from.Find(ctx, reconcile.Options{Since: now.Add(-r.since), Ledger: r.ledger})
+	o := reconcile.Options{Since: now.Add(-r.since)}
+	if r.ledger != nil {
+		// Read anew: other edges on this folder write to it too.
+		if o.Ledger, err = reconcile.OpenLedger(r.file); err != nil {
+			return 0, fmt.Errorf("the ledger: %w", err)
+		}
+	}
+	report, err := r.from.Find(ctx, o)
 	if err != nil {
 		return 0, err
 	}

@@ -1,13 +1,20 @@
 package edge
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"ringback.dev/inbox"
+	"ringback.dev/internal/reconcile"
 )
 
 // finish counts what actions send, by webhook-id.
@@ -99,5 +106,107 @@ reconcile: [{server: none, source: s}, {server: own, source: t, kind: other, eve
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in %v", want, err)
 		}
+	}
+}
+
+// googleLike serves the batches that it is given, all of which ended an hour ago.
+func googleLike(t *testing.T) (at string, set func(ids ...string)) {
+	var list atomic.Pointer[string]
+	set = func(ids ...string) {
+		var all []string
+		for _, id := range ids {
+			all = append(all, fmt.Sprintf(`{"name":"batches/%s","metadata":{"state":"BATCH_STATE_SUCCEEDED","updateTime":%q},"done":true}`,
+				id, time.Now().Add(-time.Hour).UTC().Format(time.RFC3339Nano)))
+		}
+		text := `{"operations":[` + strings.Join(all, ",") + `]}`
+		list.Store(&text)
+	}
+	set()
+	x := newTarget(t)
+	x.say(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, *list.Load()) })
+	return x.URL, set
+}
+
+const reconciled = `
+servers: {google: {url: %q, api_key_env: EDGE_TEST_KEY}}
+routes: [{name: all, actions: [{exec: {command: ["true"]}}]}]
+reconcile: [{server: google, kind: gemini, source: s, every: 720h}]
+data: %q
+`
+
+// TestReconciledOnce: what was taken in by asking is not acted on again when its
+// sender, who still tries, comes through, nor what another edge on the same folder,
+// or an earlier one, has heard of.
+func TestReconciledOnce(t *testing.T) {
+	at, set := googleLike(t)
+	data := t.TempDir()
+	w := start(t, fmt.Sprintf(reconciled, at, data), "EDGE_TEST_KEY", "k")
+	set("a")
+	w.Reconcile(t.Context(), time.Now(), nil) // Unless the first look, at the start, is later than set.
+	w.log.waitFor(`msg="events that did not arrive" server=google source=s count=1`)
+	w.log.waitFor("msg=action ")
+	w.event("msg_own", `{"type":"batch.succeeded","data":{"id":"batches/a"}}`)
+	w.log.waitFor(`msg="event that was taken in before" event=s/msg_own`)
+	if _, err := w.store.Entry(t.Context(), "all/exec", "s/msg_own"); !errors.Is(err, inbox.ErrNotFound) {
+		t.Errorf("it is acted on twice: %v", err)
+	}
+	// As another edge does.
+	ledger, err := reconcile.OpenLedger(filepath.Join(data, "collected-s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ledger.Add("batches/b", ""); err != nil {
+		t.Fatal(err)
+	}
+	set("a", "b")
+	if n := w.Reconcile(t.Context(), time.Now(), nil); n != 0 {
+		t.Errorf("found %d that another has heard of", n)
+	}
+}
+
+// TestLedger: only an end counts as collected, and what can't be noted keeps no action
+// from being done.
+func TestLedger(t *testing.T) {
+	at, set := googleLike(t)
+	data := t.TempDir()
+	w := start(t, fmt.Sprintf(reconciled, at, data), "EDGE_TEST_KEY", "k")
+	w.event("msg_1", `{"type":"job.stalled","data":{"id":"batches/a"}}`)
+	w.done("all/exec", "msg_1")
+	set("a")
+	w.Reconcile(t.Context(), time.Now(), nil)
+	w.log.waitFor(`msg="events that did not arrive" server=google source=s count=1`)
+	w.event("msg_2", `{"type":"batch.succeeded","data":{"id":"no name\nof a batch"}}`)
+	w.done("all/exec", "msg_2")
+	w.log.waitFor(`msg=event event=s/msg_2`)
+	if err := os.RemoveAll(data); err != nil {
+		t.Fatal(err)
+	}
+	w.event("msg_3", `{"type":"batch.succeeded","data":{"id":"batches/c"}}`)
+	w.done("all/exec", "msg_3")
+	w.log.waitFor("the ledger of s: ") // It is tried again until it is noted.
+}
+
+// TestReconcileKeepsToTheRules: it asks by the rules of egress, and shows the key to the
+// server alone.
+func TestReconcileKeepsToTheRules(t *testing.T) {
+	proxy, elsewhere := newTarget(t), newTarget(t)
+	proxy.say(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	w := start(t, `
+servers:
+  proxied: {url: "http://there.example", api_key_env: EDGE_TEST_KEY, egress: {allow_http: true, allow_hosts: [there.example], proxy: "`+proxy.URL+`"}}
+  moved: {url: "`+elsewhere.URL+`", api_key_env: EDGE_TEST_KEY}
+routes: [{name: all, actions: [{exec: {command: ["true"]}}]}]
+reconcile: [{server: proxied, kind: gemini, source: s, every: 720h}, {server: moved, source: s, every: 720h}]
+data: "`+t.TempDir()+`"
+`, "EDGE_TEST_KEY", "hush")
+	if got := <-proxy.seen; got.method != http.MethodConnect {
+		t.Errorf("the proxy saw %+v", got)
+	}
+	third := newTarget(t)
+	elsewhere.say(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, third.URL, http.StatusFound) })
+	w.Reconcile(t.Context(), time.Now(), nil)
+	w.log.waitFor("302 Found")
+	if len(third.seen) > 0 {
+		t.Errorf("the key went to %+v", <-third.seen)
 	}
 }

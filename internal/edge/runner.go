@@ -25,12 +25,13 @@ import (
 // into a lane in memory, right after the commit that made them, or are claimed:
 // upon a hint, when one is due, or by the poll beneath both.
 type runner struct {
-	store   inbox.Store
+	store   Store
 	log     *slog.Logger
 	metrics *metrics
 
 	wake  chan struct{} // Holds one element.
 	tasks sync.WaitGroup
+	ended chan struct{} // Closed when nothing is in hand any more.
 	// calls is the context of all attempts; it ends when there was time enough for
 	// them to finish.
 	calls context.Context
@@ -43,7 +44,7 @@ type runner struct {
 	waiting []*lane // Those whose turn it is when a place among all is free, in turn.
 	running int     // Attempts under way, in all.
 	max     int
-	held    map[name]inbox.Lease // What is in hand, with the leases to extend.
+	held    map[name]*inbox.Entry // What is in hand, as of its latest claim.
 }
 
 // name is that of an entry.
@@ -85,8 +86,8 @@ const (
 // errStopping is why attempts are cut off at the end.
 var errStopping = errors.New("the edge is stopping")
 
-func newRunner(store inbox.Store, log *slog.Logger, m *metrics) *runner {
-	r := &runner{store: store, log: log, metrics: m, wake: make(chan struct{}, 1), lanes: make(map[string]*lane), held: make(map[name]inbox.Lease)}
+func newRunner(store Store, log *slog.Logger, m *metrics) *runner {
+	r := &runner{store: store, log: log, metrics: m, wake: make(chan struct{}, 1), ended: make(chan struct{}), lanes: make(map[string]*lane), held: make(map[name]*inbox.Entry)}
 	r.calls, r.cut = context.WithCancelCause(context.Background())
 	return r
 }
@@ -101,8 +102,7 @@ func (r *runner) use(s *setup) {
 	for name, l := range r.lanes {
 		if s.actions[name] == nil {
 			// Its entries wait until the configuration has the action again.
-			back = append(back, l.queue...)
-			l.queue, l.more, l.due = nil, false, time.Time{}
+			back = append(back, r.drop(l)...)
 			delete(r.lanes, name)
 		}
 	}
@@ -113,8 +113,8 @@ func (r *runner) use(s *setup) {
 			r.lanes[name] = &lane{action: a, more: true}
 		}
 	}
-	for _, e := range back {
-		delete(r.held, nameOf(e))
+	for _, l := range r.lanes {
+		r.turns(l) // It may have more places now.
 	}
 	if old != nil {
 		old.retire()
@@ -139,17 +139,12 @@ func (r *runner) Run(ctx context.Context) error {
 	r.mu.Unlock()
 	poll := time.NewTicker(pollTime)
 	defer poll.Stop()
-	extend := time.NewTicker(leaseTime / 3)
-	defer extend.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-extend.C:
-			r.extend()
-			continue
 		case <-poll.C:
 			r.look()
 			continue
@@ -158,6 +153,22 @@ func (r *runner) Run(ctx context.Context) error {
 		}
 		r.claim(ctx)
 		timer.Reset(r.sleep())
+	}
+}
+
+// keep extends the leases of what is in hand until Stop has done its work: also
+// while Run waits for the store, and while the edge stops, which may take longer
+// than a lease.
+func (r *runner) keep() {
+	tick := time.NewTicker(leaseTime / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.ended:
+			return
+		case <-tick.C:
+			r.extend()
+		}
 	}
 }
 
@@ -194,60 +205,58 @@ func (l *lane) room() int {
 
 // claim takes what is due.
 func (r *runner) claim(ctx context.Context) {
-	type want struct {
-		*lane
-		name string
-		n    int
-	}
 	now := time.Now()
-	var wants []want
+	var claims sync.WaitGroup
 	r.mu.Lock()
 	for name, l := range r.lanes {
 		if n := l.room(); n > 0 && (l.more || !l.due.IsZero() && !l.due.After(now)) {
 			l.more, l.due = false, time.Time{}
 			l.taken += n
-			wants = append(wants, want{l, name, n})
+			claims.Go(func() { r.fill(ctx, name, l, n, now) }) // Together, so that they are one commit.
 		}
 	}
 	r.mu.Unlock()
-	for _, w := range wants {
-		// Not cut short by ctx: then nobody would know what was claimed.
-		claiming, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
-		entries, err := r.store.Claim(claiming, w.name, now, now.Add(leaseTime), w.n)
-		cancel()
-		if err != nil {
-			r.log.Error("claim actions; trying again", "action", w.name, "error", err)
-		}
-		r.mu.Lock()
-		w.taken -= w.n - len(entries)
-		w.more = w.more || len(entries) == w.n
-		var back []*inbox.Entry
-		if r.lanes[w.name] != w.lane { // The configuration has lost it meanwhile.
-			w.taken -= len(entries)
-			for i := range entries {
-				back = append(back, &entries[i])
-			}
-			entries = nil
-		}
-		for i := range entries {
-			r.take(w.lane, &entries[i])
-		}
-		r.mu.Unlock()
-		r.release(back)
+	claims.Wait()
+}
+
+// fill claims entries for the n places of a lane that are reserved for them.
+func (r *runner) fill(ctx context.Context, name string, l *lane, n int, now time.Time) {
+	// Not cut short by ctx: then nobody would know what was claimed.
+	claiming, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	entries, err := r.store.Claim(claiming, name, now, now.Add(leaseTime), n)
+	cancel()
+	if err != nil {
+		r.log.Error("claim actions; trying again", "action", name, "error", err)
 	}
+	r.mu.Lock()
+	l.taken -= n - len(entries)
+	l.more = l.more || len(entries) == n
+	var back []*inbox.Entry
+	for i := range entries {
+		if r.lanes[name] == l {
+			r.take(l, &entries[i])
+			continue
+		}
+		l.taken-- // The configuration has lost it meanwhile.
+		back = append(back, &entries[i])
+	}
+	r.mu.Unlock()
+	r.release(back)
 }
 
 // take puts an entry, for which there is a place, into its lane. Called with mu
 // held.
 func (r *runner) take(l *lane, e *inbox.Entry) {
-	if _, ok := r.held[nameOf(e)]; ok {
+	if have, ok := r.held[nameOf(e)]; ok {
 		// Its lease ran out, as when the machine slept, and we have claimed it from
-		// ourselves. It is still under way, now by the new lease.
-		r.held[nameOf(e)] = e.Lease()
+		// ourselves. It is still under way, now by the newer lease.
+		if e.Token > have.Token {
+			r.held[nameOf(e)] = e
+		}
 		l.taken--
 		return
 	}
-	r.held[nameOf(e)] = e.Lease()
+	r.held[nameOf(e)] = e
 	l.queue = append(l.queue, e)
 	r.begin(l)
 }
@@ -270,6 +279,23 @@ func (r *runner) begin(l *lane) {
 		s, a := r.setup, l.action
 		s.users++
 		r.tasks.Go(func() { r.run(s, l, a, e) })
+	}
+}
+
+// turns puts a lane behind those that wait, and gives free places to all in turn.
+// Called with mu held.
+func (r *runner) turns(l *lane) {
+	if len(l.queue) > 0 && !l.queued {
+		l.queued = true
+		r.waiting = append(r.waiting, l)
+	}
+	for range len(r.waiting) {
+		if r.running >= r.max {
+			break
+		}
+		next := r.waiting[0]
+		r.waiting, next.queued = r.waiting[1:], false
+		r.begin(next)
 	}
 }
 
@@ -321,24 +347,29 @@ func (r *runner) run(s *setup, l *lane, a *action, e *inbox.Entry) {
 	if s.users--; s.users == 0 && s.retired {
 		r.tasks.Go(s.close)
 	}
-	r.begin(l)
-	for range len(r.waiting) {
-		if r.running >= r.max {
-			break
-		}
-		next := r.waiting[0]
-		r.waiting, next.queued = r.waiting[1:], false
-		r.begin(next)
-	}
+	r.turns(l)
+	latest := r.held[nameOf(e)]
 	r.mu.Unlock()
-	r.mu.Lock()
-	lease := r.held[nameOf(e)]
-	r.mu.Unlock()
-	err := r.settle(lease, o)
+	err := r.settle(latest.Lease(), o)
 	crash.At(crash.EdgeRecorded)
 	r.mu.Lock()
+	for errors.Is(err, inbox.ErrStale) && r.held[nameOf(e)] != latest { // By a claim of our own; see take.
+		latest = r.held[nameOf(e)]
+		r.mu.Unlock()
+		err = r.settle(latest.Lease(), o)
+		r.mu.Lock()
+	}
+	again := r.held[nameOf(e)]
 	delete(r.held, nameOf(e))
 	l.taken--
+	if again != latest && err == nil { // It was due again at once, and claimed before we knew that it was settled.
+		if own := r.lanes[a.name]; own != nil && r.open {
+			own.taken++
+			r.take(own, again)
+		} else {
+			r.tasks.Go(func() { r.release([]*inbox.Entry{again}) })
+		}
+	}
 	if o.State == inbox.Pending && err == nil && (l.due.IsZero() || o.Due.Before(l.due)) {
 		l.due = o.Due
 	}
@@ -440,23 +471,38 @@ func (r *runner) note(a *action, e *inbox.Entry, res *result, o inbox.Outcome, e
 	r.log.LogAttrs(context.Background(), level, "action", attrs...)
 }
 
+// drop takes what is not begun out of a lane, to be given back. Called with mu held.
+func (r *runner) drop(l *lane) (back []*inbox.Entry) {
+	for _, e := range l.queue {
+		back = append(back, r.held[nameOf(e)])
+		delete(r.held, nameOf(e))
+	}
+	l.taken -= len(l.queue)
+	l.queue = nil
+	return back
+}
+
 // release gives entries back that were not begun.
 func (r *runner) release(all []*inbox.Entry) {
 	now := time.Now()
+	var given sync.WaitGroup
 	for _, e := range all {
-		err := r.settle(e.Lease(), inbox.Outcome{State: inbox.Pending, Due: now, Started: now, At: now, Released: true})
-		if err != nil && !errors.Is(err, inbox.ErrStale) {
-			r.log.Warn("give back an action; its lease runs out", "event", e.ID, "action", e.Source, "error", err)
-		}
+		given.Go(func() { // Together, so that they are one commit, or one wait for a store that hangs.
+			err := r.settle(e.Lease(), inbox.Outcome{State: inbox.Pending, Due: now, Started: now, At: now, Released: true})
+			if err != nil && !errors.Is(err, inbox.ErrStale) {
+				r.log.Warn("give back an action; its lease runs out", "event", e.ID, "action", e.Source, "error", err)
+			}
+		})
 	}
+	given.Wait()
 }
 
 // extend keeps the leases of what is in hand.
 func (r *runner) extend() {
 	r.mu.Lock()
 	leases := make([]inbox.Lease, 0, len(r.held))
-	for _, l := range r.held {
-		leases = append(leases, l)
+	for _, e := range r.held {
+		leases = append(leases, e.Lease())
 	}
 	r.mu.Unlock()
 	if len(leases) == 0 {
@@ -476,30 +522,14 @@ func (r *runner) Stop(ctx context.Context) {
 	r.open = false
 	var back []*inbox.Entry
 	for _, l := range r.lanes {
-		back = append(back, l.queue...)
-		l.queue = nil
+		back = append(back, r.drop(l)...)
 	}
 	r.mu.Unlock()
 	stop := context.AfterFunc(ctx, func() { r.cut(errStopping) })
 	defer stop()
-	ticks := make(chan struct{})
-	var beat sync.WaitGroup
-	beat.Go(func() { // Grace may be longer than a lease.
-		tick := time.NewTicker(leaseTime / 3)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ticks:
-				return
-			case <-tick.C:
-				r.extend()
-			}
-		}
-	})
 	r.release(back)
 	r.tasks.Wait()
-	close(ticks)
-	beat.Wait()
+	close(r.ended)
 }
 
 // plan stores the actions of an event, and is what the inbox calls for each. An
@@ -510,7 +540,10 @@ func (r *runner) plan(ctx context.Context, e *inbox.Entry) error {
 	s := r.setup
 	r.mu.Unlock()
 	event := newEvent(e.Source, e.ID, e)
-	if err := s.collected(event); err != nil {
+	if double, err := r.takenIn(ctx, s, event); err != nil || double {
+		if double {
+			r.log.Info("event that was taken in before", "event", e.Source+"/"+e.ID, "type", e.Type)
+		}
 		return err
 	}
 	actions, errs := s.plan(event)
@@ -527,6 +560,9 @@ func (r *runner) plan(ctx context.Context, e *inbox.Entry) error {
 	crash.At(crash.EdgeSpread)
 	if err := errors.Join(stored...); err != nil {
 		return fmt.Errorf("store the actions: %w", err)
+	}
+	if err := s.collected(event); err != nil {
+		return err
 	}
 	r.metrics.planned(e.Source, len(actions))
 	if r.log.Enabled(ctx, slog.LevelInfo) {

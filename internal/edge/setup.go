@@ -14,8 +14,11 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"ringback.dev"
 	"ringback.dev/internal/egress"
@@ -134,9 +137,12 @@ func (f *file) ready() *setup {
 // basics checks what is not a list of things.
 func (f *file) basics(s *setup) {
 	for _, x := range []struct{ key, value, standard string }{{"listen", f.Listen, "127.0.0.1:8090"}, {"admin.listen", f.Admin.Listen, "127.0.0.1:8091"}} {
-		if _, _, err := net.SplitHostPort(x.value); err != nil && (x.key == "listen" || x.value != "off") {
+		if portOf(x.value) < 0 && (x.key == "listen" || x.value != "off") {
 			f.at(x.key, "%q is not HOST:PORT, for example %s", x.value, x.standard)
 		}
+	}
+	if f.Listen == f.Admin.Listen && portOf(f.Listen) > 0 {
+		f.at("listen", "%s is admin.listen too; choose another address for one of them", f.Listen)
 	}
 	for _, d := range []struct {
 		key              string
@@ -170,6 +176,16 @@ func (f *file) basics(s *setup) {
 		}
 		s.cert = &pair
 	}
+}
+
+// portOf is the port of HOST:PORT, less than 0 if it is none.
+func portOf(address string) int {
+	_, text, err := net.SplitHostPort(address)
+	n, err2 := strconv.ParseUint(text, 10, 16)
+	if err != nil || err2 != nil {
+		return -1
+	}
+	return int(n)
 }
 
 // Logger makes the logger that a configuration asks for.
@@ -222,6 +238,9 @@ func (f *file) prefixes(key string, all []string) []netip.Prefix {
 		if addr, e := netip.ParseAddr(text); e == nil {
 			p, err = addr.Prefix(addr.BitLen())
 		}
+		if p.Addr().Is4In6() && p.Bits() >= 96 { // Addresses are compared in their short form.
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
 		if err != nil || p != p.Masked() {
 			f.at(fmt.Sprintf("%s[%d]", key, i), "%q is not a prefix such as 10.1.0.0/16", text)
 			continue
@@ -241,15 +260,27 @@ func (f *file) secret(key, env, name string) string {
 	case env != "" && name != "":
 		f.at(key+"_env", "%s_file is set as well; keep one of them", lastName(key))
 	case env != "":
-		text, ok := os.LookupEnv(env)
-		if !ok || text == "" {
-			f.at(key+"_env", "the variable %s is not set; export it, or use %s_file", shownName(env), lastName(key))
-		}
-		return text
+		return f.variable(key+"_env", env, ", or use "+lastName(key)+"_file")
 	case name != "":
 		return f.secretFile(key+"_file", name)
 	}
 	return ""
+}
+
+// variable reads a secret of the environment. or is what else could be done.
+func (f *file) variable(key, env, or string) string {
+	secret := strings.TrimRight(os.Getenv(env), "\r\n") // As of a file.
+	if secret == "" {
+		f.at(key, "the variable %s is not set; export it%s", shownName(env), or)
+	}
+	return secret
+}
+
+// header checks the value of a header, or a part of it.
+func (f *file) header(key, value string) {
+	if headerValue(value) != value {
+		f.at(key, "it holds a line break or another control character, which no header may")
+	}
 }
 
 func (f *file) secretFile(key, name string) string {
@@ -285,11 +316,7 @@ func (f *file) secrets(key string, env, names List, parse func(text string) erro
 	}
 	for i, name := range env {
 		key := item(key+"_env", env, i)
-		text, ok := os.LookupEnv(name)
-		if !ok || text == "" {
-			f.at(key, "the variable %s is not set; export it, or use %s_file", shownName(name), "secret")
-		}
-		read(key, text)
+		read(key, f.variable(key, name, ", or use secret_file"))
 	}
 	for i, name := range names {
 		key := item(key+"_file", names, i)
@@ -323,7 +350,7 @@ func (f *file) rules(key string, e *Egress) egress.Options {
 		AllowPrefixes: f.prefixes(key+".allow_prefixes", e.AllowPrefixes)}
 	proxy := e.Proxy
 	if e.ProxyEnv != "" {
-		proxy = f.secret(key+".proxy", e.ProxyEnv, "")
+		proxy = f.variable(key+".proxy_env", e.ProxyEnv, "")
 	}
 	if proxy != "" {
 		u, err := url.Parse(proxy)
@@ -470,7 +497,13 @@ func (f *file) servers(s *setup, common *outside) map[string]*server {
 			f.at(key+".url", "it is a base address such as https://ringback.example.com, without a query")
 			u = &url.URL{}
 		}
-		found[name] = &server{u, f.secret(key+".api_key", c.APIKeyEnv, c.APIKeyFile), client}
+		secret := f.secret(key+".api_key", c.APIKeyEnv, c.APIKeyFile)
+		if c.APIKeyEnv != "" {
+			f.header(key+".api_key_env", secret)
+		} else {
+			f.header(key+".api_key_file", secret)
+		}
+		found[name] = &server{u, secret, client}
 	}
 	return found
 }
@@ -486,7 +519,7 @@ type kit struct {
 
 // route reads a route and its actions.
 func (k *kit) route(key string, c *Route) {
-	r := &route{name: c.Name, sources: c.Source, types: c.Type, metadata: c.Metadata}
+	r := &route{name: c.Name, sources: c.Source, types: c.Type, metadata: make(map[string]any)}
 	switch {
 	case c.Name == "":
 		k.at(key+".name", "it is required: actions under way are known by it")
@@ -511,7 +544,12 @@ func (k *kit) route(key string, c *Route) {
 			k.at(item(key+".type", c.Type, i), "%q is not a type or pattern such as batch.*", pattern)
 		}
 	}
-	for name, v := range c.Metadata {
+	for name, n := range c.Metadata {
+		var v any
+		datesAsText(&n)
+		if err := n.Decode(&v); err != nil {
+			k.at(key+".metadata."+name, "it can't be read: %v", err)
+		}
 		r.metadata[name] = wholeNumbers(v)
 	}
 	if c.When != "" {
@@ -530,6 +568,16 @@ func (k *kit) route(key string, c *Route) {
 		}
 	}
 	k.routes = append(k.routes, r)
+}
+
+// datesAsText has what YAML takes for a date be a text, as it is in events.
+func datesAsText(n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!timestamp" {
+		n.Tag = "!!str"
+	}
+	for _, c := range n.Content {
+		datesAsText(c)
+	}
 }
 
 // wholeNumbers brings a value from YAML into the form that events have.

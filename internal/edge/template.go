@@ -214,12 +214,16 @@ func parseValue(n *yaml.Node, left *int, depth int) (value, error) {
 	case yaml.AliasNode:
 		return parseValue(n.Alias, left, depth+1)
 	case yaml.MappingNode:
-		v := value{members: []member{}}
+		v, seen := value{members: []member{}}, make(map[string]bool)
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			k := n.Content[i]
 			if k.Kind != yaml.ScalarNode || k.ShortTag() == "!!merge" {
 				return wrong("names must be texts")
 			}
+			if seen[k.Value] {
+				return wrong("%s is there twice; keep one of them", k.Value)
+			}
+			seen[k.Value] = true
 			name, err := parseTemplate(k.Value)
 			if err != nil {
 				return wrong("%s", err)

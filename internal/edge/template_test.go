@@ -67,7 +67,7 @@ func TestTemplate(t *testing.T) {
 }
 
 func TestMatch(t *testing.T) {
-	const body = `{"type":"batch.succeeded","data":{"n":2,"user_metadata":{"team":"x","n":1,"on":true}}}`
+	const body = `{"type":"batch.succeeded","data":{"n":2,"user_metadata":{"team":"x","n":1,"on":true,"day":"2026-01-01","days":["2026-01-01",1]}}}`
 	for text, want := range map[string]string{
 		"{}":                                       "yes",
 		"{source: s}":                              "yes",
@@ -77,6 +77,9 @@ func TestMatch(t *testing.T) {
 		`{type: ["*.failed", "video.*"]}`:          "no",
 		"{metadata: {team: x, n: 1, on: true}}":    "yes",
 		"{metadata: {team: y}}":                    "no",
+		"{metadata: {day: 2026-01-01}}":            "yes",
+		"{metadata: {days: [2026-01-01, 1]}}":      "yes",
+		"{metadata: {day: 2026-01-02}}":            "no",
 		"{metadata: {n: '1'}}":                     "no",
 		"{metadata: {none: null}}":                 "no",
 		"{when: data.n == 2 && metadata.n < 2}":    "yes",

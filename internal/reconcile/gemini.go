@@ -27,7 +27,7 @@ type google struct{ api }
 // Gemini is the source that asks Google's API, or one like it, with an API key. The
 // API does not know what was acknowledged: the ledger does.
 func Gemini(address, key string) Source {
-	return &google{api{address, key, &http.Client{Timeout: time.Minute}}}
+	return &google{newAPI(address, key)}
 }
 
 // Find implements Source.
@@ -99,9 +99,15 @@ func (s *google) gap(op *genai.BatchOperation) (g Gap, ended bool, err error) {
 		}
 	}
 	t, body := emit.Ended(job, end, strings.TrimRight(s.base, "/"))
-	// The same every time that the gap is found, so that a receiver acts on it once.
-	id := sha256.Sum256([]byte(string(t) + " " + op.Name))
-	return Gap{Job: op.Name, Type: string(t), Ended: at, Why: NotCollected, Detail: m.DisplayName, ID: "msg_" + hex.EncodeToString(id[:13]), Body: string(body)}, true, nil
+	return Gap{Job: op.Name, Type: string(t), Ended: at, Why: NotCollected, Detail: m.DisplayName, ID: MessageID(t, op.Name), Body: string(body)}, true, nil
+}
+
+// MessageID is the webhook-id of the message that tells of a batch's end when it was
+// found by asking the Gemini API: the same every time, so that a receiver acts on it
+// once.
+func MessageID(t ringback.EventType, batch string) string {
+	id := sha256.Sum256([]byte(string(t) + " batches/" + bare(batch)))
+	return "msg_" + hex.EncodeToString(id[:13])
 }
 
 // Close implements Source: the API sends nothing again.

@@ -100,6 +100,23 @@ type api struct {
 	client    *http.Client
 }
 
+// newAPI calls a server with a client that follows no redirect: net/http would show
+// the key to whoever it leads to.
+func newAPI(base, key string) api {
+	return api{base, key, &http.Client{Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+}
+
+// Through has a source of this package ask with another client, which must follow no
+// redirect.
+func Through(c *http.Client, s Source) Source {
+	if x, ok := s.(interface{ through(*http.Client) }); ok {
+		x.through(c)
+	}
+	return s
+}
+
+func (a *api) through(c *http.Client) { a.client = c }
+
 const maxAnswer = 64 << 20
 
 // call makes a request and decodes the answer. A refusal is its message.

@@ -277,3 +277,17 @@ func TestSince(t *testing.T) {
 		}
 	}
 }
+
+// TestKeyStays: a redirect does not lead the key to another server.
+func TestKeyStays(t *testing.T) {
+	var shown atomic.Bool
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { shown.Store(true); fmt.Fprint(w, `{}`) }))
+	defer other.Close()
+	first := httptest.NewServer(http.RedirectHandler(other.URL, http.StatusFound))
+	defer first.Close()
+	for _, s := range []reconcile.Source{reconcile.Gemini(first.URL, "secret"), reconcile.Ringback(first.URL, "secret")} {
+		if _, err := s.Find(t.Context(), reconcile.Options{}); err == nil || shown.Load() {
+			t.Errorf("got %v", err)
+		}
+	}
+}

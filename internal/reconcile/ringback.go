@@ -18,7 +18,7 @@ type server struct{ api }
 
 // Ringback is the source that asks a ringback server with a key of the project.
 func Ringback(address, key string) Source {
-	return &server{api{address, key, &http.Client{Timeout: time.Minute}}}
+	return &server{newAPI(address, key)}
 }
 
 // event and delivery are what is read of them (docs/callbacks.md).
