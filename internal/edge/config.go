@@ -63,6 +63,10 @@ type Reconcile struct {
 	Kind   string `yaml:"kind"`
 	// Source is the name of the source whose events it sends.
 	Source string `yaml:"source"`
+	// URI is the address at which a ringback server calls the source, such as
+	// https://edge.example.com/ringback: what was to go elsewhere is none of the
+	// edge's. Without it whatever the server has given up is sent again.
+	URI string `yaml:"uri"`
 	// Every is the time between two looks, by default 15m; Since is how long ago
 	// something may have ended, by default 72h.
 	Every time.Duration `yaml:"every"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ const settled = 5 * time.Minute
 // reconciler is an entry of reconcile.
 type reconciler struct {
 	name, source string
+	uri          string // Of the deliveries that are the source's; empty for all.
 	every, since time.Duration
 	from         reconcile.Source
 	// ledger, of Google's API alone, has the batches whose ends have arrived. It is kept
@@ -49,7 +51,7 @@ func (k *kit) reconcilers() {
 			}
 			k.between(key+"."+d.name, *d.value, time.Second, 30*24*time.Hour)
 		}
-		r := &reconciler{name: c.Server, source: c.Source, every: c.Every, since: c.Since}
+		r := &reconciler{name: c.Server, source: c.Source, uri: c.URI, every: c.Every, since: c.Since}
 		if _, ok := k.Sources[c.Source]; !ok {
 			k.at(key+".source", "%q is not among sources; name the one whose events the server sends", c.Source)
 		}
@@ -57,6 +59,11 @@ func (k *kit) reconcilers() {
 		if s == nil {
 			k.at(key+".server", "%q is not among servers", c.Server)
 			continue
+		}
+		if u, err := url.Parse(c.URI); c.URI != "" && (err != nil || u.Host == "") {
+			k.at(key+".uri", "%q is not an address such as https://edge.example.com/ringback", c.URI)
+		} else if c.URI != "" && c.Kind == "gemini" {
+			k.at(key+".uri", "Google's API does not tell where callbacks go; leave it out")
 		}
 		client := *s.client.Client
 		client.Timeout = time.Minute
@@ -138,9 +145,10 @@ func (r *reconciler) look(ctx context.Context, now time.Time, in *inbox.Receiver
 		return 0, err
 	}
 	var errs []error
+	deaf := make(map[string]bool) // Addresses that still accept nothing. The next look tries them again.
 	for i := range report.Gaps {
 		g := &report.Gaps[i]
-		if g.Ended.After(now.Add(-settled)) {
+		if g.Ended.After(now.Add(-settled)) || g.Delivery != "" && (deaf[g.URI] || r.uri != "" && r.uri != g.URI) {
 			continue
 		}
 		news, err := r.from.Close(ctx, g)
@@ -150,6 +158,7 @@ func (r *reconciler) look(ctx context.Context, now time.Time, in *inbox.Receiver
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", g.Job, err))
+			deaf[g.URI] = true
 			continue
 		}
 		if news {

@@ -7,6 +7,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -100,9 +102,10 @@ func TestReconcileConfig(t *testing.T) {
 	_, err := prepare([]byte(base + `
 servers: {own: {url: "http://127.0.0.1:1"}}
 routes: [{name: all, actions: [{exec: {command: ["true"]}}]}]
-reconcile: [{server: none, source: s}, {server: own, source: t, kind: other, every: 1ms}]
+reconcile: [{server: none, source: s}, {server: own, source: t, kind: other, every: 1ms, uri: edge}, {server: own, source: s, kind: gemini, uri: "http://edge"}]
 `))
-	for _, want := range []string{`reconcile[0].server: "none" is not among servers`, `reconcile[1].source: "t" is not among sources`, `reconcile[1].kind: "other" is neither`, "reconcile[1].every: 1ms is not between"} {
+	for _, want := range []string{`reconcile[0].server: "none" is not among servers`, `reconcile[1].source: "t" is not among sources`, `reconcile[1].kind: "other" is neither`, "reconcile[1].every: 1ms is not between",
+		`reconcile[1].uri: "edge" is not an address`, "reconcile[2].uri: Google's API does not tell"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in %v", want, err)
 		}
@@ -208,5 +211,77 @@ data: "`+t.TempDir()+`"
 	w.log.waitFor("302 Found")
 	if len(third.seen) > 0 {
 		t.Errorf("the key went to %+v", <-third.seen)
+	}
+}
+
+// ringbackLike has events that ended an hour ago, each with a delivery that was given
+// up, and notes which are sent again. Those to a path /deaf fail once more.
+func ringbackLike(t *testing.T, uris ...string) (at string, resent func() []string) {
+	var events, deliveries []string
+	created := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339Nano)
+	for i, uri := range uris {
+		job := fmt.Sprintf("batches/%d", i)
+		events = append(events, fmt.Sprintf(`{"id":"evt_%d","type":"batch.succeeded","job":%q,"created":%q,"body":%q}`, i, job, created, `{"type":"batch.succeeded","data":{"id":"`+job+`"}}`))
+		deliveries = append(deliveries, fmt.Sprintf(`{"id":"msg_%d","event":"evt_%d","uri":%q,"state":"failed","attempts":9,"reason":"connect"}`, i, i, uri))
+	}
+	var mu sync.Mutex
+	var all []string
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /ringback/v1/events", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"events":[%s]}`, strings.Join(events, ","))
+	})
+	mux.HandleFunc("GET /ringback/v1/deliveries", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"deliveries":[%s]}`, strings.Join(deliveries, ","))
+	})
+	mux.HandleFunc("GET /ringback/v1/deliveries/{id}", func(w http.ResponseWriter, r *http.Request) {
+		i, err := strconv.Atoi(strings.TrimPrefix(r.PathValue("id"), "msg_"))
+		if err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		state, attempts := "failed", 9
+		if slices.Contains(all, r.PathValue("id")) {
+			if attempts = 10; !strings.HasSuffix(uris[i], "/deaf") {
+				state = "delivered"
+			}
+		}
+		fmt.Fprintf(w, `{"id":%q,"uri":%q,"state":%q,"attempts":%d,"reason":"connect"}`, r.PathValue("id"), uris[i], state, attempts)
+	})
+	mux.HandleFunc("POST /ringback/v1/deliveries/{idresend}", func(w http.ResponseWriter, r *http.Request) {
+		id, _ := strings.CutSuffix(r.PathValue("idresend"), ":resend")
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, id)
+		fmt.Fprintf(w, `{"id":%q,"state":"pending","attempts":9}`, id)
+	})
+	srv := httptest.NewServer(mux)
+	t.Cleanup(srv.Close)
+	return srv.URL, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(all)
+	}
+}
+
+// TestReconcileOwn: with uri only what was to come to the edge is sent again; without
+// it all is, but one address that accepts nothing costs a look one wait.
+func TestReconcileOwn(t *testing.T) {
+	for uri, want := range map[string]string{
+		"https://edge.example/s": "[msg_1 msg_4]",
+		"":                       "[msg_0 msg_1 msg_2 msg_4]",
+	} {
+		at, resent := ringbackLike(t, "https://other.example/hook", "https://edge.example/s", "https://other.example/deaf", "https://other.example/deaf", "https://edge.example/s")
+		w := start(t, fmt.Sprintf(`
+servers: {own: {url: %q, api_key_env: EDGE_TEST_KEY}}
+routes: [{name: all, actions: [{exec: {command: ["true"]}}]}]
+reconcile: [{server: own, source: s, every: 720h, uri: %q}]
+data: %q
+`, at, uri, t.TempDir()), "EDGE_TEST_KEY", "k")
+		w.log.waitFor(`msg="events that did not arrive"`) // By the look at the start.
+		if got := fmt.Sprint(resent()); got != want {
+			t.Errorf("uri %q: sent again %s, want %s", uri, got, want)
+		}
+		w.stop()
 	}
 }
