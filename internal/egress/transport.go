@@ -19,12 +19,12 @@ import (
 )
 
 // Transport sends requests over HTTP/1.1 connections that it keeps alive, each
-// used by one request at a time, written with one system call and read by the
-// goroutine that asks. net/http's transport hands each request to two more
-// goroutines; without that a small POST costs half as much, and callbacks are
-// nothing but small POSTs (docs/decisions/0007-own-transport.md). Where a server
-// agrees on HTTP/2 in the TLS handshake, requests share net/http's connections
-// for that (shared.go).
+// used by one request at a time, written with one system call (a large body with
+// another) and read by the goroutine that asks. net/http's transport hands each
+// request to two more goroutines; without that a small POST costs half as much, and
+// callbacks are nothing but small POSTs (docs/decisions/0007-own-transport.md).
+// Where a server agrees on HTTP/2 in the TLS handshake, requests share net/http's
+// connections for that (shared.go).
 //
 // It implements http.RoundTripper for requests with a body of known length. It
 // uses no proxy, does not ask for compression and reports its phases to the
@@ -179,8 +179,15 @@ var errNothing = errors.New("the connection was closed without an answer")
 // exchange writes the request and reads the answer's header.
 func (t *Transport) exchange(c *conn, req *http.Request, body []byte) (*http.Response, error) {
 	stop := context.AfterFunc(req.Context(), func() { _ = c.SetDeadline(time.Unix(1, 0)) }) // Wakes whoever reads or writes.
-	c.out = appendRequest(c.out[:0], req, body)
-	if _, err := c.Write(c.out); err != nil {
+	c.out = appendHead(c.out[:0], req, body)
+	if len(body) <= maxJoined {
+		c.out, body = append(c.out, body...), nil
+	}
+	_, err := c.Write(c.out)
+	if err == nil && len(body) > 0 {
+		_, err = c.Write(body)
+	}
+	if err != nil {
 		stop()
 		return nil, fmt.Errorf("%w: %w", errNothing, err)
 	}
@@ -214,8 +221,12 @@ func (t *Transport) exchange(c *conn, req *http.Request, body []byte) (*http.Res
 	}
 }
 
-// appendRequest writes a request in the form of RFC 9112 §3.
-func appendRequest(to []byte, req *http.Request, body []byte) []byte {
+// maxJoined is up to where a body is written together with the head. A larger one
+// costs one more system call; a copy of it would stay with the connection.
+const maxJoined = 64 << 10
+
+// appendHead writes a request up to its body in the form of RFC 9112 §3.
+func appendHead(to []byte, req *http.Request, body []byte) []byte {
 	to = append(to, req.Method...)
 	to = append(to, ' ')
 	to = append(to, req.URL.RequestURI()...)
@@ -233,12 +244,11 @@ func appendRequest(to []byte, req *http.Request, body []byte) []byte {
 			to = append(to, v...)
 		}
 	}
-	if body != nil {
+	if body != nil || req.Method == http.MethodPost || req.Method == http.MethodPut { // RFC 9110 §8.6.
 		to = append(to, "\r\nContent-Length: "...)
 		to = strconv.AppendInt(to, int64(len(body)), 10)
 	}
-	to = append(to, "\r\n\r\n"...)
-	return append(to, body...)
+	return append(to, "\r\n\r\n"...)
 }
 
 // answerBody gives its connection back once it has been read to the end.
