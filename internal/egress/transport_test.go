@@ -105,7 +105,7 @@ func TestWhatIsSent(t *testing.T) {
 // arrives whole.
 func TestBodies(t *testing.T) {
 	tr := newTransport(t)
-	for _, size := range []int{0, 1, 64 << 10, 64<<10 + 1, 5 << 20} {
+	for _, size := range []int{0, 1, 1 << 20, 1<<20 + 1, 5 << 20} {
 		want := strings.Repeat("0123456789", size/10+1)[:size]
 		url := raw(t, func(_ int, r *bufio.Reader, c net.Conn) {
 			q, body := read(t, r)
