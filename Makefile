@@ -36,6 +36,7 @@ check: ## Fast: format, vet, staticcheck, known vulnerabilities, unit tests.
 	@out=$$($(GOVULNCHECK) ./... 2>&1); status=$$?; \
 	  if [ $$status = 0 ] || [ $$status = 3 ]; then echo "$$out" | tail -n 5; [ $$status = 0 ]; \
 	  else echo "govulncheck: its database can't be reached; not checked"; fi
+	@scripts/s3.sh > /dev/null
 	@$(GO) test -race $$($(GO) list ./... | grep -vE '/(crashtest|examples)')
 
 bench: ## Measure throughput and latency against a bare HTTP loop.

@@ -45,6 +45,7 @@ need curl curl
 need chromium chromium # It plays the videos.
 need ffmpeg ffmpeg fonts-dejavu-core
 "$here/scripts/postgres.sh" install
+"$here/scripts/s3.sh" >/dev/null
 need_python
 once "$js" npm_packages
 once "$python2" venv "$e2e/python/requirements-2.txt"

@@ -243,7 +243,7 @@ func TestEdgeConfigDoc(t *testing.T) {
 	shown := map[string]bool{"List": true, "Size": true}
 	for _, x := range []struct{ title, typ string }{
 		{"At the top", "Config"}, {"`tls`", "TLS"}, {"`admin`", "Admin"}, {"`log`", "Log"}, {"`retry`", "Retry"}, {"`egress`", "Egress"},
-		{"Each of `servers`", "Server"}, {"Each of `databases`", "Database"}, {"Each of `mail`", "Mail"}, {"Each of `sources`", "Source"}, {"Each of `routes`", "Route"},
+		{"Each of `servers`", "Server"}, {"Each of `databases`", "Database"}, {"Each of `buckets`", "Bucket"}, {"Each of `mail`", "Mail"}, {"Each of `sources`", "Source"}, {"Each of `routes`", "Route"},
 		{"Each of `actions`", "Action"}, {"`http`", "HTTP"}, {"`exec`", "Exec"}, {"`sql`", "SQL"}, {"Each of `statements`", "Statement"}, {"`job`", "Job"},
 		{"`notify`", "Notify"}, {"`fetch`", "Fetch"}, {"Each of `reconcile`", "Reconcile"},
 	} {

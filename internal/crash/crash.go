@@ -55,6 +55,12 @@ const (
 // EdgeRenamed is reached when a download has its name and its folder is not synced.
 const EdgeRenamed Step = "edge-fetch-renamed"
 
+// The steps of a download to a bucket in several parts, in their order.
+const (
+	EdgePartSent Step = "edge-fetch-part-sent"
+	EdgeSumSent  Step = "edge-fetch-sum-sent" // And the upload is not completed.
+)
+
 // EdgeSteps lists the steps of an event at the edge.
 func EdgeSteps() []Step {
 	return []Step{EdgeAccepted, EdgePlanned, EdgeSpread, EdgeBegun, EdgeActed, EdgeRecorded}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -291,5 +290,5 @@ func (d *download) preview(t *task) ([]string, error) {
 	if d.server.sameHost(from) && d.server.key != "" {
 		key = ", with the API key"
 	}
-	return []string{"GET " + from.Redacted() + key, "to " + filepath.Join(d.folder, name)}, nil
+	return []string{"GET " + from.Redacted() + key, "to " + d.to.path(name)}, nil
 }

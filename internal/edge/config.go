@@ -40,10 +40,11 @@ type Config struct {
 	Grace time.Duration `yaml:"grace"`
 	// Egress says what actions may reach.
 	Egress Egress `yaml:"egress"`
-	// Servers are Gemini-compatible servers, Databases and Mail what they say, by
-	// names that actions use.
+	// Servers are Gemini-compatible servers, Databases, Buckets and Mail what they say,
+	// by names that actions use.
 	Servers   map[string]Server   `yaml:"servers"`
 	Databases map[string]Database `yaml:"databases"`
+	Buckets   map[string]Bucket   `yaml:"buckets"`
 	Mail      map[string]Mail     `yaml:"mail"`
 	// Sources are who may send, by name.
 	Sources map[string]Source `yaml:"sources"`
@@ -148,6 +149,32 @@ type Database struct {
 	URLFile string `yaml:"url_file"`
 	// MaxOpen bounds the connections, by default 4.
 	MaxOpen int `yaml:"max_open"`
+}
+
+// Bucket is one of an S3-compatible store, to which fetch actions write.
+type Bucket struct {
+	// URL is the store's address without the bucket, such as
+	// https://s3.eu-central-1.amazonaws.com or https://storage.googleapis.com.
+	URL string `yaml:"url"`
+	// Region is the store's; the default is that in the address, or else us-east-1.
+	Region string `yaml:"region"`
+	// Bucket is its name at the store.
+	Bucket string `yaml:"bucket"`
+	// AccessKeyIDEnv or AccessKeyIDFile and SecretAccessKeyEnv or SecretAccessKeyFile
+	// hold the access key, SessionTokenEnv or SessionTokenFile what belongs to a
+	// temporary one. The key needs to put objects and to abort uploads, no more.
+	AccessKeyIDEnv      string `yaml:"access_key_id_env"`
+	AccessKeyIDFile     string `yaml:"access_key_id_file"`
+	SecretAccessKeyEnv  string `yaml:"secret_access_key_env"`
+	SecretAccessKeyFile string `yaml:"secret_access_key_file"`
+	SessionTokenEnv     string `yaml:"session_token_env"`
+	SessionTokenFile    string `yaml:"session_token_file"`
+	// PathStyle is true if the bucket's name goes into the path of an address, false if
+	// it goes before the host, or auto, the default: before the host at Amazon, Google
+	// and others that are known to want it there.
+	PathStyle string `yaml:"path_style"`
+	// Egress is used for this store instead of the common rules.
+	Egress *Egress `yaml:"egress"`
 }
 
 // Mail is a server for outgoing mail (SMTP).
@@ -323,9 +350,11 @@ type Fetch struct {
 	// Server is a name under servers, whose API key is shown to its own address and to
 	// no other.
 	Server string `yaml:"server"`
-	// Folder is where files go.
+	// Folder is where files go, or Bucket, a name under buckets.
 	Folder string `yaml:"folder"`
-	// File is a template of the file's name in it, by default {{ id }}.
+	Bucket string `yaml:"bucket"`
+	// File is a template of the file's name or the object's key in it, by default
+	// {{ id }}.
 	File string `yaml:"file"`
 	// MaxBytes bounds a file, by default 2GiB.
 	MaxBytes Size `yaml:"max_bytes"`

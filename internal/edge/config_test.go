@@ -35,6 +35,9 @@ routes:
       - {name: j, job: {server: here, kind: interaction, model: m, body: {input: x}}}
       - {name: n, notify: {slack_env: EDGE_CHAT, text: x}}
       - {name: f, fetch: {folder: /tmp}}
+      - {name: b, fetch: {bucket: kept}}
+buckets:
+  kept: {url: "http://127.0.0.1:1", bucket: results, access_key_id_env: EDGE_S3_ID, secret_access_key_env: EDGE_S3_SECRET}
 `
 
 // check reads a text as New would.
@@ -55,6 +58,8 @@ func TestConfigErrors(t *testing.T) {
 	t.Setenv("EDGE_BAD_SECRET", "whsec_hush")
 	t.Setenv("EDGE_EMPTY", "")
 	t.Setenv("EDGE_LINES", "hush\nhush")
+	t.Setenv("EDGE_S3_ID", "AKIA")
+	t.Setenv("EDGE_S3_SECRET", "hush")
 	if err := os.Unsetenv("EDGE_UNSET"); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +153,21 @@ func TestConfigErrors(t *testing.T) {
 		"mail server":     {`server: "127.0.0.1:25"`, "server: smtp", `line 8: mail.m.server: "smtp" is not HOST:PORT, for example smtp.example.com:587`},
 		"fetch folder":    {"folder: /tmp", "folder: /nowhere/at/all", "line 24: routes[0].actions[5].fetch.folder: /nowhere/at/all is not a folder; make it"},
 		"fetch url":       {"folder: /tmp", "folder: /tmp, url: 'a b'", "line 24: routes[0].actions[5].fetch.url: unexpected token Identifier(\"b\") (1:3); names are source, id, type, timestamp, data, metadata, event, body, received"},
-		"alias bomb":      {"listen: 127.0.0.1:0", "x: &a [l,l,l,l,l,l,l,l,l]\ny: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nz: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nw: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]", "line 1: x: there is no such key; here are admin, data, databases, egress, grace, keep, keep_dead, listen, log, mail, max_running, reconcile, retry, routes, servers, sources, timeout, tls, trusted_proxies"},
+		"fetch nowhere":   {"folder: /tmp", "max_bytes: 1", "line 24: routes[0].actions[5].fetch: give exactly one of folder and bucket: where the files go"},
+		"fetch twice":     {"folder: /tmp", "folder: /tmp, bucket: kept", "line 24: routes[0].actions[5].fetch: give exactly one of folder and bucket: where the files go"},
+		"fetch bucket":    {"bucket: kept", "bucket: other", `line 25: routes[0].actions[6].fetch.bucket: "other" is not among buckets; add it there, with url, bucket and access_key_id_env`},
+		"fetch too much":  {"bucket: kept", "bucket: kept, max_bytes: 1TiB", "line 25: routes[0].actions[6].fetch.max_bytes: at most 78GiB go into a bucket"},
+		"bucket URL":      {`url: "http://127.0.0.1:1", bucket`, `url: "http://127.0.0.1:1/results", bucket`, "line 27: buckets.kept.url: it is the store's address alone, such as https://s3.eu-central-1.amazonaws.com; the bucket's name belongs into bucket"},
+		"bucket no URL":   {`url: "http://127.0.0.1:1", bucket`, "bucket", "line 27: buckets.kept.url: it is required, for example https://example.com/webhook"},
+		"bucket private":  {`url: "http://127.0.0.1:1", bucket`, `url: "http://127.0.0.2:1", bucket`, "line 27: buckets.kept.url: 127.0.0.2 is not a public address (egress.allow_hosts, egress.allow_prefixes or egress.allow_private would allow it)"},
+		"bucket egress":   {"bucket: results,", "bucket: results, egress: {allow_private: true},", "line 27: buckets.kept.url: it must begin with https:// (buckets.kept.egress.allow_http would allow http)"},
+		"bucket name":     {"bucket: results,", "bucket: a/b,", `line 27: buckets.kept.bucket: "a/b" is not the name of a bucket`},
+		"no bucket name":  {"bucket: results,", "", "line 27: buckets.kept.bucket: it is required: the bucket's name at the store"},
+		"bucket key":      {"access_key_id_env: EDGE_S3_ID, ", "", "line 27: buckets.kept: it has no access key; give access_key_id_env and secret_access_key_env, or _file"},
+		"bucket secret":   {"secret_access_key_env: EDGE_S3_SECRET", "secret_access_key_env: EDGE_UNSET", "line 27: buckets.kept.secret_access_key_env: the variable EDGE_UNSET is not set; export it, or use secret_access_key_file"},
+		"bucket token":    {"bucket: results,", "bucket: results, session_token_file: " + empty + ",", "line 27: buckets.kept.session_token_file: " + empty + " is empty"},
+		"path style":      {"bucket: results,", "bucket: results, path_style: maybe,", `line 27: buckets.kept.path_style: "maybe" is none of auto, true, false`},
+		"alias bomb":      {"listen: 127.0.0.1:0", "x: &a [l,l,l,l,l,l,l,l,l]\ny: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nz: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nw: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]", "line 1: x: there is no such key; here are admin, buckets, data, databases, egress, grace, keep, keep_dead, listen, log, mail, max_running, reconcile, retry, routes, servers, sources, timeout, tls, trusted_proxies"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !strings.Contains(good, x.old) {
@@ -217,6 +236,39 @@ func TestFitting(t *testing.T) {
 	}
 }
 
+// TestBucketAddress: where an object goes, by region and path_style.
+func TestBucketAddress(t *testing.T) {
+	t.Setenv("EDGE_S3_ID", "AKIA")
+	t.Setenv("EDGE_S3_SECRET", "hush")
+	for set, want := range map[string]string{
+		"url: https://s3.eu-central-1.amazonaws.com":                               "https://results.s3.dualstack.eu-central-1.amazonaws.com/k eu-central-1",
+		"url: https://s3.amazonaws.com, region: eu-west-1":                         "https://results.s3.dualstack.eu-west-1.amazonaws.com/k eu-west-1",
+		"url: https://storage.googleapis.com, region: auto":                        "https://results.storage.googleapis.com/k auto",
+		"url: https://abc.r2.cloudflarestorage.com/, region: auto":                 "https://abc.r2.cloudflarestorage.com/results/k auto",
+		"url: https://minio.example.com:9000":                                      "https://minio.example.com:9000/results/k us-east-1",
+		"url: https://minio.example.com:9000, path_style: false":                   "https://results.minio.example.com:9000/k us-east-1",
+		"url: https://s3.eu-central-1.amazonaws.com, path_style: true":             "https://s3.dualstack.eu-central-1.amazonaws.com/results/k eu-central-1",
+		"url: http://127.0.0.1:9, egress: {allow_http: true, allow_private: true}": "http://127.0.0.1:9/results/k us-east-1",
+	} {
+		f := parse([]byte("buckets: {kept: {bucket: results, access_key_id_env: EDGE_S3_ID, secret_access_key_env: EDGE_S3_SECRET, " + set + "}}"))
+		s := &setup{}
+		b := f.buckets(s, f.client(s, "egress", &f.Egress))["kept"]
+		if len(f.problems) > 0 {
+			t.Errorf("%s: %v", set, f.problems)
+			continue
+		}
+		u, err := b.store.PresignedPutObject(t.Context(), "results", "k", time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, region, _ := strings.Cut(u.Query().Get("X-Amz-Credential"), "/")
+		region = strings.Split(region, "/")[1]
+		if got := u.Scheme + "://" + u.Host + u.Path + " " + region; got != want {
+			t.Errorf("%s: got %s, want %s", set, got, want)
+		}
+	}
+}
+
 func TestSize(t *testing.T) {
 	for text, want := range map[string]Size{"0": 0, "17": 17, "1KiB": 1024, "10 MiB": 10 << 20, "2Gi": 2 << 30, "7B": 7, "-1": -1, "9999999TiB": -1, "1MB": -1, "x": -1, "[1]": -1} {
 		f := parse([]byte("sources: {s: {max_body: " + text + "}}"))
@@ -232,6 +284,9 @@ func TestSize(t *testing.T) {
 
 // FuzzConfig reads anything at all as a configuration.
 func FuzzConfig(f *testing.F) {
+	for name, value := range map[string]string{"EDGE_TEST_SECRET": secret, "EDGE_KEY": "rbk_x", "EDGE_CHAT": "http://127.0.0.1:1/x", "EDGE_S3_ID": "AKIA", "EDGE_S3_SECRET": "x"} {
+		f.Setenv(name, value)
+	}
 	f.Add([]byte(good))
 	f.Add([]byte(base))
 	f.Add([]byte("a: &a [*a]\nsources: *a"))

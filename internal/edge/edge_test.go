@@ -518,6 +518,8 @@ func TestCheckReport(t *testing.T) {
 	t.Setenv("EDGE_TEST_SECRET", secret)
 	t.Setenv("EDGE_KEY", "rbk_hush")
 	t.Setenv("EDGE_CHAT", "http://127.0.0.1:1/services/hush")
+	t.Setenv("EDGE_S3_ID", "AKIA")
+	t.Setenv("EDGE_S3_SECRET", "hush")
 	file := filepath.Join(t.TempDir(), "edge.yaml")
 	if err := os.WriteFile(file, []byte(good), 0o600); err != nil {
 		t.Fatal(err)
@@ -530,7 +532,8 @@ func TestCheckReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"s        /s", "v1 by 1 secret", "r        from s, type batch.*, when data.n > 1", "r/q      sql     run 1 statement on main, exactly once, 30s each, 18 attempts in 24h",
-		"s/msg_sample, batch.succeeded", "r: matches", `"input":"x","background":true,"model":"m"`, "GET https://host/v1beta/files/out1:download?alt=media\n", "to /tmp/msg_sample"} {
+		"s/msg_sample, batch.succeeded", "r: matches", `"input":"x","background":true,"model":"m"`, "GET https://host/v1beta/files/out1:download?alt=media\n", "to /tmp/msg_sample",
+		"r/b fetch download the result to s3://results/{{ id }}, 15m each", "to s3://results/msg_sample\n"} {
 		if !strings.Contains(regexp.MustCompile(` +`).ReplaceAllString(out.String(), " "), regexp.MustCompile(` +`).ReplaceAllString(want, " ")) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

@@ -1,11 +1,12 @@
 package edge
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net/http"
 	"net/url"
@@ -26,14 +27,24 @@ type download struct {
 	url    *vm.Program // Nil for the usual members of an event.
 	source string
 	server *server // Nil if there is none.
-	folder string
+	to     place
 	file   *template
 	max    int64
 	client *outside
 }
 
+// place is where downloads go. Who finds a name there finds the whole of it, with
+// its checksum beside it.
+type place interface {
+	// keep reads a download to its end and keeps it under a name, instead of what has
+	// that name already. unique names the event and the action.
+	keep(ctx context.Context, from *incoming, name, unique string) error
+	// path is a name with the place, for people.
+	path(name string) string
+}
+
 func (k *kit) fetch(key string, c *Fetch) doer {
-	d := &download{folder: c.Folder, max: int64(c.MaxBytes), source: c.URL, client: k.other(k.setup, key, c.Egress, k.common)}
+	d := &download{to: folder(c.Folder), max: int64(c.MaxBytes), source: c.URL, client: k.other(k.setup, key, c.Egress, k.common)}
 	if d.max == 0 {
 		d.max = 2 << 30
 	}
@@ -48,10 +59,23 @@ func (k *kit) fetch(key string, c *Fetch) doer {
 			k.at(key+".server", "%q is not among servers; add it there, with url and api_key_env", c.Server)
 		}
 	}
-	if c.Folder == "" {
-		k.at(key+".folder", "it is required: where the files go")
-	} else if info, err := os.Stat(c.Folder); err != nil || !info.IsDir() {
-		k.at(key+".folder", "%s is not a folder; make it", c.Folder)
+	switch {
+	case (c.Folder == "") == (c.Bucket == ""):
+		k.at(key, "give exactly one of folder and bucket: where the files go")
+	case c.Bucket != "":
+		b := k.stores[c.Bucket]
+		if b == nil {
+			k.at(key+".bucket", "%q is not among buckets; add it there, with url, bucket and access_key_id_env", c.Bucket)
+			break
+		}
+		d.to = b
+		if d.max > partSize*maxParts {
+			k.at(key+".max_bytes", "at most 78GiB go into a bucket")
+		}
+	default:
+		if info, err := os.Stat(c.Folder); err != nil || !info.IsDir() {
+			k.at(key+".folder", "%s is not a folder; make it", c.Folder)
+		}
 	}
 	file := c.File
 	if file == "" {
@@ -66,7 +90,7 @@ func (d *download) String() string {
 	if what == "" {
 		what = "the result"
 	}
-	return "download " + what + " to " + filepath.Join(d.folder, d.file.source)
+	return "download " + what + " to " + d.to.path(d.file.source)
 }
 
 // address finds where the result is. The client is the server's own if it is there.
@@ -108,7 +132,7 @@ func (d *download) address(e *Event) (*url.URL, error) {
 	return nil, errors.New("the event points to no result")
 }
 
-// fileName is the file's name in the folder. Nothing of an event leads out of it.
+// fileName is the file's name in its place. Nothing of an event leads out of that.
 func (d *download) fileName(e *Event) (string, error) {
 	name, err := d.file.render(e, func(value string) string {
 		value = strings.Map(func(r rune) rune {
@@ -123,7 +147,7 @@ func (d *download) fileName(e *Event) (string, error) {
 		return value
 	})
 	clean := path.Clean(name)
-	if err == nil && (!filepath.IsLocal(clean) || strings.ContainsRune(clean, 0) || clean == "." || strings.HasSuffix(name, "/") || len(path.Base(clean)) > 200) {
+	if err == nil && (!filepath.IsLocal(clean) || strings.ContainsRune(clean, 0) || clean == "." || strings.HasSuffix(name, "/") || len(path.Base(clean)) > 200 || len(clean) > 1000) {
 		err = fmt.Errorf("%q is not the name of a file", excerpt([]byte(name)))
 	}
 	if err != nil {
@@ -133,7 +157,7 @@ func (d *download) fileName(e *Event) (string, error) {
 }
 
 func (d *download) do(ctx context.Context, t *task) result {
-	from, err := d.address(t.Event)
+	address, err := d.address(t.Event)
 	if err != nil {
 		return unfit(err)
 	}
@@ -141,7 +165,7 @@ func (d *download) do(ctx context.Context, t *task) result {
 	if err != nil {
 		return unfit(err)
 	}
-	resp, bad := d.get(ctx, from)
+	resp, bad := d.get(ctx, address)
 	if bad != nil {
 		return *bad
 	}
@@ -149,14 +173,18 @@ func (d *download) do(ctx context.Context, t *task) result {
 	if resp.ContentLength > d.max {
 		return failure(refused, "it has %d bytes, more than max_bytes", resp.ContentLength)
 	}
-	n, sum, err := d.keep(resp.Body, name, idempotencyKey(t))
+	from := &incoming{from: resp.Body, kind: resp.Header.Get("Content-Type"), size: resp.ContentLength, max: d.max, hash: sha256.New()}
+	err = d.to.keep(ctx, from, name, idempotencyKey(t))
+	var known *refusal
 	switch {
 	case err == nil:
-		return success("%s, %d bytes, sha256 %s", filepath.Join(d.folder, name), n, sum)
+		return success("%s, %d bytes, sha256 %x", d.to.path(name), from.n, from.hash.Sum(nil))
 	case errors.Is(err, errTooLarge):
 		return failure(refused, "it has more than %d bytes (max_bytes)", d.max)
 	case ctx.Err() != nil:
 		return failure(timedOut, "it did not arrive in time")
+	case errors.As(err, &known):
+		return known.result
 	}
 	return failure(failed, "%v", err)
 }
@@ -205,18 +233,49 @@ func (d *download) get(ctx context.Context, from *url.URL) (*http.Response, *res
 
 var errTooLarge = errors.New("the file is too large")
 
-// keep streams a result to a file: synced under another name, its checksum beside
-// it, then renamed. Who sees the name sees the whole file.
-func (d *download) keep(from io.Reader, name, unique string) (n int64, sum string, err error) {
-	root, err := os.OpenRoot(d.folder)
+// incoming is a download as it is read. It ends with an error rather than have more
+// than max bytes, and counts and sums up what it had.
+type incoming struct {
+	from io.Reader
+	kind string // Its Content-Type; may be empty.
+	size int64  // What it is said to have, -1 if that is not known.
+	max  int64
+	n    int64
+	hash hash.Hash // SHA-256.
+}
+
+func (i *incoming) Read(p []byte) (int, error) {
+	n, err := i.from.Read(p)
+	i.n += int64(n)
+	i.hash.Write(p[:n])
+	if i.n > i.max {
+		return n, errTooLarge
+	}
+	return n, err
+}
+
+// sumLine is the checksum as sha256sum -c reads it.
+func (i *incoming) sumLine(name string) []byte {
+	return fmt.Appendf(nil, "%x  %s\n", i.hash.Sum(nil), name)
+}
+
+// folder is a place for downloads.
+type folder string
+
+func (f folder) path(name string) string { return filepath.Join(string(f), name) }
+
+// keep streams a download to a file: synced under another name, its checksum beside
+// it, then renamed.
+func (f folder) keep(_ context.Context, from *incoming, name, unique string) (err error) {
+	root, err := os.OpenRoot(string(f))
 	if err != nil {
-		return 0, "", err
+		return err
 	}
 	defer root.Close()
 	dir := path.Dir(name)
 	if dir != "." {
 		if err := root.MkdirAll(dir, 0o755); err != nil {
-			return 0, "", err
+			return err
 		}
 	}
 	part := path.Join(dir, "."+unique+".part")
@@ -225,48 +284,35 @@ func (d *download) keep(from io.Reader, name, unique string) (n int64, sum strin
 			_ = root.Remove(part) // The next attempt begins anew.
 		}
 	}()
-	hash := sha256.New()
-	err = write(root, part, func(f io.Writer) error {
-		var err error
-		n, err = io.Copy(io.MultiWriter(f, hash), io.LimitReader(from, d.max+1))
-		if err == nil && n > d.max {
-			err = errTooLarge
-		}
+	if err := write(root, part, from); err != nil {
 		return err
-	})
-	if err != nil {
-		return n, "", err
 	}
-	sum = hex.EncodeToString(hash.Sum(nil))
-	beside := part + ".sha256"
-	err = write(root, beside, func(f io.Writer) error {
-		_, err := fmt.Fprintf(f, "%s  %s\n", sum, path.Base(name)) // As sha256sum -c reads it.
-		return err
-	})
+	beside := part + sumSuffix
+	err = write(root, beside, bytes.NewReader(from.sumLine(path.Base(name))))
 	if err == nil {
-		err = root.Rename(beside, name+".sha256")
+		err = root.Rename(beside, name+sumSuffix)
 	}
 	if err == nil {
 		err = root.Rename(part, name)
 	}
 	if err != nil {
-		return n, sum, err
+		return err
 	}
 	crash.At(crash.EdgeRenamed)
-	folder, err := root.Open(dir)
+	opened, err := root.Open(dir)
 	if err != nil {
-		return n, sum, err
+		return err
 	}
-	return n, sum, errors.Join(folder.Sync(), folder.Close())
+	return errors.Join(opened.Sync(), opened.Close())
 }
 
 // write makes a file that is on the disk when it returns nil.
-func write(root *os.Root, name string, fill func(io.Writer) error) error {
+func write(root *os.Root, name string, content io.Reader) error {
 	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
 	}
-	err = fill(f)
+	_, err = io.Copy(f, content)
 	if err == nil {
 		err = f.Sync()
 	}

@@ -121,11 +121,12 @@ func (f *file) ready() *setup {
 	}
 	servers := f.servers(s, common)
 	mail := f.mailServers(s, common)
+	stores := f.buckets(s, common)
 	f.openDatabases(s)
 	if len(f.Routes) == 0 {
 		f.at("routes", "there is none, so nothing is ever done; see docs/edge.md for an example")
 	}
-	k := kit{file: f, setup: s, common: common, servers: servers, mailers: mail}
+	k := kit{file: f, setup: s, common: common, servers: servers, mailers: mail, stores: stores}
 	for i := range f.Routes {
 		k.route(fmt.Sprintf("routes[%d]", i), &f.Routes[i])
 	}
@@ -515,6 +516,7 @@ type kit struct {
 	common  *outside
 	servers map[string]*server
 	mailers map[string]*mailer
+	stores  map[string]*bucket
 }
 
 // route reads a route and its actions.

@@ -104,6 +104,25 @@ func TestHTTP2(t *testing.T) {
 	}
 }
 
+// TestLargeBodies: those that are sent as they are read arrive whole, with their length.
+func TestLargeBodies(t *testing.T) {
+	want := strings.Repeat("0123456789", 300<<10)
+	for _, h2 := range []bool{false, true} {
+		srv, _, pool := secure(t, h2, nil, func(_ http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			if err != nil || string(body) != want || r.ContentLength != int64(len(want)) {
+				t.Errorf("%s: a length of %d, %d bytes, %v", r.Proto, r.ContentLength, len(body), err)
+			}
+		})
+		c := client(t, egress.Options{AllowPrefixes: loopback, RootCAs: pool})
+		for range 2 { // Over a kept connection, too.
+			if status, _, err := reach(t.Context(), c.Transport, srv.URL, want); err != nil || status != 200 {
+				t.Errorf("got %d, %v", status, err)
+			}
+		}
+	}
+}
+
 // TestHTTP2Dies: a connection that the server has closed costs nothing but a new one.
 func TestHTTP2Dies(t *testing.T) {
 	srv, opened, pool := secure(t, true, nil, func(http.ResponseWriter, *http.Request) {})

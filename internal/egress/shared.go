@@ -116,8 +116,11 @@ func (e streamError) Error() string { return "stream error" }
 // taken. again says that the server has not processed the request.
 func (s *shared) exchange(req *http.Request, body []byte) (resp *http.Response, again bool, err error) {
 	own := req.Clone(req.Context())
-	own.Body, own.ContentLength = http.NoBody, int64(len(body))
-	if body != nil {
+	switch {
+	case isOnce(req): // The clone has it.
+	case body == nil:
+		own.Body, own.ContentLength = http.NoBody, 0
+	default:
 		own.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	resp, err = s.cc.RoundTrip(own)

@@ -19,12 +19,12 @@ import (
 )
 
 // Transport sends requests over HTTP/1.1 connections that it keeps alive, each
-// used by one request at a time, written with one system call and read by the
-// goroutine that asks. net/http's transport hands each request to two more
-// goroutines; without that a small POST costs half as much, and callbacks are
-// nothing but small POSTs (docs/decisions/0007-own-transport.md). Where a server
-// agrees on HTTP/2 in the TLS handshake, requests share net/http's connections
-// for that (shared.go).
+// used by one request at a time, written with one system call (but for bodies of
+// more than 1 MiB) and read by the goroutine that asks. net/http's transport hands
+// each request to two more goroutines; without that a small POST costs half as much,
+// and callbacks are nothing but small POSTs (docs/decisions/0007-own-transport.md).
+// Where a server agrees on HTTP/2 in the TLS handshake, requests share net/http's
+// connections for that (shared.go).
 //
 // It implements http.RoundTripper for requests with a body of known length. It
 // uses no proxy, does not ask for compression and reports its phases to the
@@ -113,7 +113,8 @@ func (t *Transport) roundTrip(req *http.Request, as *certified) (*http.Response,
 		return nil, err
 	}
 	var body []byte
-	if req.Body != nil {
+	once := isOnce(req)
+	if req.Body != nil && !once {
 		body = make([]byte, req.ContentLength)
 		_, err := io.ReadFull(req.Body, body)
 		_ = req.Body.Close() // It has been read.
@@ -124,11 +125,14 @@ func (t *Transport) roundTrip(req *http.Request, as *certified) (*http.Response,
 	for fresh := false; ; fresh = true {
 		c, s, err := t.connect(req, as, fresh)
 		if err != nil {
+			if once {
+				_ = req.Body.Close() // Nothing was read of it.
+			}
 			return nil, err
 		}
 		if s != nil {
 			resp, again, err := s.exchange(req, body)
-			if !again || fresh || req.Context().Err() != nil {
+			if !again || fresh || once || req.Context().Err() != nil {
 				return resp, err
 			}
 			continue
@@ -145,11 +149,19 @@ func (t *Transport) roundTrip(req *http.Request, as *certified) (*http.Response,
 		// If nothing of an answer came, a fresh one is tried, once: a receiver that
 		// breaks off whenever it sees this request must not see it once for every
 		// kept connection.
-		if !c.reused || !errors.Is(err, errNothing) {
+		if !c.reused || once || !errors.Is(err, errNothing) {
 			return nil, err
 		}
 	}
 }
+
+// maxHeld is up to where a body is held in memory, so that it can be sent again over
+// a fresh connection.
+const maxHeld = 1 << 20
+
+// isOnce reports whether a body is sent as it is read. What becomes of it is for
+// whoever sends it to see to.
+func isOnce(req *http.Request) bool { return req.Body != nil && req.ContentLength > maxHeld }
 
 // sendable refuses what can't be written as one well-formed request. In a
 // net/http request a length of 0 with a body means an unknown length.
@@ -179,8 +191,15 @@ var errNothing = errors.New("the connection was closed without an answer")
 // exchange writes the request and reads the answer's header.
 func (t *Transport) exchange(c *conn, req *http.Request, body []byte) (*http.Response, error) {
 	stop := context.AfterFunc(req.Context(), func() { _ = c.SetDeadline(time.Unix(1, 0)) }) // Wakes whoever reads or writes.
-	c.out = appendRequest(c.out[:0], req, body)
-	if _, err := c.Write(c.out); err != nil {
+	c.out = append(appendHead(c.out[:0], req), body...)
+	_, err := c.Write(c.out)
+	if isOnce(req) {
+		if err == nil {
+			_, err = io.CopyN(c, req.Body, req.ContentLength)
+		}
+		_ = req.Body.Close() // It has been read.
+	}
+	if err != nil {
 		stop()
 		return nil, fmt.Errorf("%w: %w", errNothing, err)
 	}
@@ -214,8 +233,8 @@ func (t *Transport) exchange(c *conn, req *http.Request, body []byte) (*http.Res
 	}
 }
 
-// appendRequest writes a request in the form of RFC 9112 §3.
-func appendRequest(to []byte, req *http.Request, body []byte) []byte {
+// appendHead writes a request up to its body in the form of RFC 9112 §3.
+func appendHead(to []byte, req *http.Request) []byte {
 	to = append(to, req.Method...)
 	to = append(to, ' ')
 	to = append(to, req.URL.RequestURI()...)
@@ -233,12 +252,11 @@ func appendRequest(to []byte, req *http.Request, body []byte) []byte {
 			to = append(to, v...)
 		}
 	}
-	if body != nil {
+	if req.Body != nil || req.Method == http.MethodPost || req.Method == http.MethodPut { // RFC 9110 §8.6.
 		to = append(to, "\r\nContent-Length: "...)
-		to = strconv.AppendInt(to, int64(len(body)), 10)
+		to = strconv.AppendInt(to, req.ContentLength, 10)
 	}
-	to = append(to, "\r\n\r\n"...)
-	return append(to, body...)
+	return append(to, "\r\n\r\n"...)
 }
 
 // answerBody gives its connection back once it has been read to the end.

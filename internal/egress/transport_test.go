@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -97,6 +98,34 @@ func TestWhatIsSent(t *testing.T) {
 	resp, text, err := post(t, newTransport(t), ctx, url, "{}")
 	if err != nil || resp.StatusCode != 202 || text != "ok" || !first {
 		t.Errorf("got %v, %q, %v, first byte %v", resp, text, err, first)
+	}
+}
+
+// TestBodies: the length of a body is told also when there is none, and a large body
+// arrives whole.
+func TestBodies(t *testing.T) {
+	tr := newTransport(t)
+	for _, size := range []int{0, 1, 1 << 20, 1<<20 + 1, 5 << 20} {
+		want := strings.Repeat("0123456789", size/10+1)[:size]
+		url := raw(t, func(_ int, r *bufio.Reader, c net.Conn) {
+			q, body := read(t, r)
+			if length := q.Header.Get("Content-Length"); length != strconv.Itoa(size) || body != want {
+				t.Errorf("%d bytes: got a length of %q and %d bytes", size, length, len(body))
+			}
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		})
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, url, strings.NewReader(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if size == 0 {
+			req.Body = nil
+		}
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatalf("%d bytes: %v", size, err)
+		}
+		_ = resp.Body.Close() // There is none.
 	}
 }
 
