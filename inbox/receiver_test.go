@@ -743,3 +743,54 @@ func TestLostAnswer(t *testing.T) {
 		t.Errorf("told %d times more; the log: %s", len(told), log.String())
 	}
 }
+
+// asleep is a store in which leases are not extended, as those of a machine that
+// sleeps.
+type asleep struct{ *sqlite.Store }
+
+func (asleep) Extend(context.Context, []inbox.Lease, time.Time) error { return nil }
+
+// TestLeaseRunsOut: an entry whose lease ran out is not worked on twice by the process
+// that has it in hand, and its outcome is stored by the newer lease.
+func TestLeaseRunsOut(t *testing.T) {
+	store, _ := openSQLite(t)
+	secret := webhook.NewSecret()
+	var calls atomic.Int32
+	goOn := make(chan error)
+	r := inbox.Handler(&webhook.Verifier{Secrets: []webhook.Secret{secret}}, asleep{store}, func(context.Context, *inbox.Entry) error {
+		calls.Add(1)
+		return <-goOn
+	})
+	r.Log = slog.New(slog.DiscardHandler)
+	r.Lease, r.Poll, r.Delays = 100*time.Millisecond, 10*time.Millisecond, []time.Duration{time.Millisecond}
+	told := make(chan inbox.Outcome, 10)
+	r.OnAttempt = func(_ *inbox.Entry, o inbox.Outcome) { told <- o }
+	defer run(t, r)()
+	w := httptest.NewRecorder()
+	r.ServeHTTP(w, signed(secret, "msg_1", time.Now(), body))
+	if w.Code != http.StatusNoContent {
+		t.Fatal(w.Code)
+	}
+	for i, result := range []error{errors.New("not yet"), nil} {
+		before := -1
+		for tick := time.Tick(time.Millisecond); ; <-tick {
+			e, err := store.Entry(t.Context(), "", "msg_1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if before < 0 && int(calls.Load()) == i+1 {
+				before = e.Lost
+			}
+			if before >= 0 && e.Lost > before+1 {
+				break // It was claimed again, twice.
+			}
+		}
+		goOn <- result
+		if o := <-told; (o.State == inbox.Done) != (result == nil) {
+			t.Errorf("attempt %d: %+v", i+1, o)
+		}
+	}
+	if e, err := store.Entry(t.Context(), "", "msg_1"); err != nil || e.State != inbox.Done || e.Attempts != 2 || calls.Load() != 2 {
+		t.Errorf("%d calls; %+v, %v", calls.Load(), e, err)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -132,12 +133,16 @@ func (r *Receiver) attempt(calls context.Context, e *Entry) {
 type ended struct {
 	entry   *Entry
 	outcome Outcome
+
+	lease  Lease // By which it was offered to the store.
+	err    error // Why it is not stored.
+	unsure bool  // A store that failed may have stored it.
 }
 
 // released gives an entry back.
 func released(e *Entry) ended {
 	now := time.Now()
-	return ended{e, Outcome{State: Pending, Due: now, Started: now, At: now, Released: true}}
+	return ended{entry: e, outcome: Outcome{State: Pending, Due: now, Started: now, At: now, Released: true}}
 }
 
 // call calls fn. A panic is an error: the other entries are not to suffer for it.
@@ -179,61 +184,75 @@ func (r *Receiver) settleAll(calls context.Context) {
 
 // settle stores outcomes and tells of them.
 func (r *Receiver) settle(calls context.Context, some []ended) {
-	var errs []error
-	for try := range settleTries {
-		if try > 0 {
+	left := make([]*ended, len(some))
+	for i := range some {
+		left[i] = &some[i]
+	}
+	for try := 0; ; {
+		r.offer(left)
+		failed := false
+		left = slices.DeleteFunc(left, func(x *ended) bool {
+			switch {
+			case x.err == nil:
+				return true
+			case !errors.Is(x.err, ErrStale):
+				x.unsure, failed = true, true
+				return false
+			case r.work.latest(x.entry) != x.lease: // We have claimed it from ourselves.
+				return false
+			case x.unsure: // It was stored the time before.
+				x.err = nil
+			}
+			return true
+		})
+		if try++; len(left) == 0 || try == settleTries || try > 1 && calls.Err() != nil {
+			break
+		}
+		if failed {
 			select {
 			case <-time.After(settleWait):
 			case <-calls.Done(): // The last try.
 			}
 		}
-		var again bool
-		var now []error
-		now, again = r.offer(some)
-		for i := range errs {
-			if errors.Is(now[i], ErrStale) && !errors.Is(errs[i], ErrStale) {
-				now[i] = nil // The try before stored it, though the store could not say so.
-			}
-		}
-		if errs = now; !again || try > 0 && calls.Err() != nil {
-			break
-		}
 	}
-	for i, x := range some {
-		r.work.settled(x.entry)
-		r.tell(x.entry, x.outcome, errs[i])
+	var back []ended
+	for _, x := range some {
+		if e := r.work.settled(x.entry, x.lease); e != nil && x.err == nil {
+			back = append(back, released(e)) // It was due again, and claimed before we knew that it was settled.
+		}
+		r.tell(x.entry, x.outcome, x.err)
+	}
+	if len(back) > 0 {
+		r.settle(calls, back)
 	}
 }
 
-// offer offers outcomes to the store once, and says whether that should be tried
-// again.
-func (r *Receiver) offer(some []ended) (errs []error, again bool) {
+// offer offers outcomes to the store once, and notes what came of each.
+func (r *Receiver) offer(some []*ended) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	errs = make([]error, len(some))
+	for _, x := range some {
+		x.lease = r.work.latest(x.entry)
+	}
 	if s, ok := r.store.(BatchSettler); ok {
 		all := make([]Settlement, len(some))
 		for i, x := range some {
-			all[i] = Settlement{x.entry.Lease(), x.outcome}
+			all[i] = Settlement{x.lease, x.outcome}
 		}
 		stale, err := s.SettleAll(ctx, all)
-		for i := range errs {
-			errs[i] = err
+		for _, x := range some {
+			x.err = err
 		}
 		for _, i := range stale {
-			errs[i] = ErrStale
+			some[i].err = ErrStale
 		}
-		return errs, err != nil
+		return
 	}
 	var wg sync.WaitGroup
-	for i, x := range some {
-		wg.Go(func() { errs[i] = r.store.Settle(ctx, x.entry.Lease(), x.outcome) })
+	for _, x := range some {
+		wg.Go(func() { x.err = r.store.Settle(ctx, x.lease, x.outcome) })
 	}
 	wg.Wait()
-	for _, err := range errs {
-		again = again || err != nil && !errors.Is(err, ErrStale)
-	}
-	return errs, again
 }
 
 // tell logs and reports what came of an attempt. err: its outcome is not stored.
@@ -321,13 +340,13 @@ type work struct {
 	mu       sync.Mutex
 	running  bool
 	workers  int
-	average  time.Duration // Of the latest calls.
-	capacity int           // Places for entries; see took.
-	taken    int           // Places that are reserved or have an entry whose call has not ended.
-	more     bool          // There may be something to claim.
-	leases   map[Lease]struct{}
-	empty    chan struct{} // Closed when nothing is taken after the end.
-	timer    *time.Timer   // Of the retry that is due first.
+	average  time.Duration     // Of the latest calls.
+	capacity int               // Places for entries; see took.
+	taken    int               // Places that are reserved or have an entry whose call has not ended.
+	more     bool              // There may be something to claim.
+	entries  map[string]*Entry // What is not settled, by ID, as of its latest claim.
+	empty    chan struct{}     // Closed when nothing is taken after the end.
+	timer    *time.Timer       // Of the retry that is due first.
 	soonest  time.Time
 }
 
@@ -340,7 +359,7 @@ func (w *work) start(workers int) bool {
 	w.running, w.workers, w.average = true, workers, ahead
 	w.capacity = 2 * workers
 	w.queue, w.ended = make(chan *Entry, max(maxCapacity, w.capacity)), make(chan ended, maxSettling)
-	w.leases, w.empty = make(map[Lease]struct{}), make(chan struct{})
+	w.entries, w.empty = make(map[string]*Entry), make(chan struct{})
 	return true
 }
 
@@ -478,25 +497,50 @@ func (w *work) begin(e *Entry) bool {
 	if !w.running {
 		return false
 	}
-	w.leases[e.Lease()] = struct{}{}
+	if have, ok := w.entries[e.ID]; ok {
+		// Its lease ran out, as when the machine slept, and we have claimed it from
+		// ourselves. It is still in hand, now by the newer lease.
+		if e.Token > have.Token {
+			w.entries[e.ID] = e
+		}
+		w.release(1)
+		return true
+	}
+	w.entries[e.ID] = e
 	w.queue <- e
 	return true
 }
 
-// settled lets the lease of an entry go.
-func (w *work) settled(e *Entry) {
+// latest is the lease of the latest claim of an entry.
+func (w *work) latest(e *Entry) Lease {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.leases, e.Lease())
+	if have, ok := w.entries[e.ID]; ok {
+		return have.Lease()
+	}
+	return e.Lease()
+}
+
+// settled lets an entry go that is settled by a lease. It returns the entry if it was
+// claimed again since.
+func (w *work) settled(e *Entry, by Lease) *Entry {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	have := w.entries[e.ID]
+	delete(w.entries, e.ID)
+	if have != nil && have.Lease() != by {
+		return have
+	}
+	return nil
 }
 
 // held are the leases of all entries in hand.
 func (w *work) held() []Lease {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	leases := make([]Lease, 0, len(w.leases))
-	for l := range w.leases {
-		leases = append(leases, l)
+	leases := make([]Lease, 0, len(w.entries))
+	for _, e := range w.entries {
+		leases = append(leases, e.Lease())
 	}
 	return leases
 }

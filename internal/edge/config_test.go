@@ -190,6 +190,8 @@ func TestSecretsEndTheirLine(t *testing.T) {
 	t.Setenv("EDGE_TEST_SECRET", secret+"\n")
 	t.Setenv("EDGE_KEY", "rbk_x\r\n")
 	t.Setenv("EDGE_CHAT", "http://127.0.0.1:1/services/hush\n")
+	t.Setenv("EDGE_S3_ID", "AKIA\n")
+	t.Setenv("EDGE_S3_SECRET", "hush\n")
 	s, err := prepare([]byte(good))
 	if err != nil {
 		t.Fatal(err)
