@@ -173,7 +173,8 @@ type Desk interface {
 	Entries(ctx context.Context, f Filter, after string, max int) (page []Entry, next string, err error)
 	// Entry returns one with everything. Errors: ErrNotFound.
 	Entry(ctx context.Context, source, id string) (Entry, error)
-	// Counts counts the entries of each source by state.
+	// Counts counts the entries of each source by state. A source of which only ids
+	// are remembered has none.
 	Counts(ctx context.Context) (map[string]map[State]int64, error)
 	// Retry makes the dead entries that match pending again, with all their attempts
 	// before them, and lets the pending ones that wait for another attempt have it
@@ -196,4 +197,6 @@ type Filter struct {
 	// From and Before bound when they were received: not before From, and before
 	// Before.
 	From, Before time.Time
+	// EndedBefore chooses those that became done or dead before a time.
+	EndedBefore time.Time
 }

@@ -33,12 +33,13 @@ written to a database, followed by the next job, told to people, downloaded. doc
 }
 
 func (c *edgeRun) Run(ctx context.Context, s *streams) error {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // One that comes before the edge is ready waits.
+	defer signal.Stop(hangups)
 	e, err := app.NewEdge(ctx, c.Config, s.err)
 	if err != nil {
 		return located(s, c.Config, err)
 	}
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
 	done := make(chan struct{})
 	ended := make(chan struct{})
 	go func() {
@@ -59,7 +60,6 @@ func (c *edgeRun) Run(ctx context.Context, s *streams) error {
 		}
 	}()
 	defer func() {
-		signal.Stop(hangups)
 		close(done)
 		<-ended
 	}()

@@ -95,6 +95,9 @@ func where(f inbox.Filter) (*condition, error) {
 	if !f.Before.IsZero() {
 		c.add("received < $%d", f.Before.UnixMicro())
 	}
+	if !f.EndedBefore.IsZero() {
+		c.add("ended < $%d", f.EndedBefore.UnixMicro())
+	}
 	if len(f.IDs) > 0 {
 		c.add("id = ANY($%d::text[])", f.IDs)
 	}
@@ -186,14 +189,11 @@ func (s *Store) Counts(ctx context.Context) (map[string]map[inbox.State]int64, e
 		if err := rows.Scan(&source, &n[pending], &n[done], &n[dead]); err != nil {
 			return nil, fmt.Errorf("count entries: %w", err)
 		}
+		counts[source] = make(map[inbox.State]int64)
 		for i, n := range n {
-			if n == 0 {
-				continue
+			if n > 0 {
+				counts[source][states[i]] = n
 			}
-			if counts[source] == nil {
-				counts[source] = make(map[inbox.State]int64)
-			}
-			counts[source][states[i]] = n
 		}
 	}
 	if err := rows.Err(); err != nil {

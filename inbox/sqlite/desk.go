@@ -70,6 +70,9 @@ func where(f inbox.Filter) (text string, args []any, err error) {
 	if !f.Before.IsZero() {
 		add("received < ?", f.Before.UnixMicro())
 	}
+	if !f.EndedBefore.IsZero() {
+		add("ended < ?", f.EndedBefore.UnixMicro())
+	}
 	if len(f.IDs) > 0 {
 		ids := make([]any, len(f.IDs))
 		for i, id := range f.IDs {
@@ -169,14 +172,11 @@ func (s *Store) Counts(ctx context.Context) (map[string]map[inbox.State]int64, e
 		if err := rows.Scan(&source, &n[pending], &n[done], &n[dead]); err != nil {
 			return nil, fmt.Errorf("count entries: %w", err)
 		}
+		counts[source] = make(map[inbox.State]int64)
 		for i, n := range n {
-			if n == 0 {
-				continue
+			if n > 0 {
+				counts[source][states[i]] = n
 			}
-			if counts[source] == nil {
-				counts[source] = make(map[inbox.State]int64)
-			}
-			counts[source][states[i]] = n
 		}
 	}
 	if err := rows.Err(); err != nil {

@@ -394,7 +394,7 @@ func (e *Edge) sweep(ctx context.Context, now time.Time) error {
 	if d == nil {
 		return nil
 	}
-	n, err := e.bury(ctx, now.Add(-d.config.KeepDead), now)
+	n, err := e.store.Purge(ctx, inbox.Filter{State: inbox.Dead, EndedBefore: now.Add(-d.config.KeepDead)}, now)
 	if n > 0 {
 		e.log.Warn("old dead letters removed", "count", n, "older_than", d.config.KeepDead)
 	}
@@ -422,35 +422,6 @@ func (e *Edge) sweep(ctx context.Context, now time.Time) error {
 
 // remember is how long ids are known.
 func (c *Config) remember() time.Duration { return max(inbox.Remember, c.Keep) }
-
-// buried is how many dead letters are looked at in one step.
-const buried = 500
-
-// bury removes the dead letters that were given up before a time. The inbox chooses by
-// when they came, which may be long before that.
-func (e *Edge) bury(ctx context.Context, before, now time.Time) (total int64, err error) {
-	for after := ""; ; {
-		page, next, err := e.store.Entries(ctx, inbox.Filter{State: inbox.Dead, Before: before}, after, buried)
-		if err != nil {
-			return total, err
-		}
-		old := make(map[string][]string)
-		for _, x := range page {
-			if x.Ended.Before(before) {
-				old[x.Source] = append(old[x.Source], x.ID)
-			}
-		}
-		for source, ids := range old {
-			n, err := e.store.Purge(ctx, inbox.Filter{Source: source, State: inbox.Dead, IDs: ids}, now)
-			if total += n; err != nil {
-				return total, err
-			}
-		}
-		if after = next; next == "" {
-			return total, nil
-		}
-	}
-}
 
 // serve takes the requests of senders.
 func (e *Edge) serve(w http.ResponseWriter, r *http.Request) {

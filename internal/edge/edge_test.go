@@ -409,6 +409,15 @@ func TestDeadLettersAreKept(t *testing.T) {
 		t.Errorf("what was given up long ago: %v", err)
 	}
 	w.log.waitFor(`msg="old dead letters removed" count=1`)
+	// In the end their ids are forgotten, although no file has the action any more.
+	for _, days := range []time.Duration{20, 80} {
+		if err := w.sweep(t.Context(), now.Add(days*day)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if counts, err := w.store.Counts(t.Context()); err != nil || len(counts) != 0 {
+		t.Errorf("%v is left, %v", counts, err)
+	}
 }
 
 // TestClaimsOutliveDeadLetters: an action that was committed and given up all the

@@ -24,6 +24,8 @@ type metrics struct {
 	unrouted *prometheus.CounterVec
 	attempts *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	looks    *prometheus.CounterVec
+	missed   *prometheus.CounterVec
 	reloads  *prometheus.CounterVec
 	loaded   prometheus.Gauge
 	entries  *prometheus.Desc
@@ -43,13 +45,17 @@ func newMetrics(store inbox.Desk) *metrics {
 			Help: "Attempts of actions by action, kind, reason, and what follows: done, pending (another attempt) or dead."}, []string{"action", "kind", "reason", "state"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "ringback_edge_attempt_seconds",
 			Help: "Time that attempts took, by kind.", Buckets: []float64{.005, .025, .1, .5, 1, 5, 15, 60, 300, 900}}, []string{"kind"}),
+		looks: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringback_edge_reconciles_total",
+			Help: "Looks at servers for what did not arrive, by source and result: good or failed."}, []string{"source", "result"}),
+		missed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringback_edge_reconciled_total",
+			Help: "Events that did not arrive and were had so, by source."}, []string{"source"}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ringback_edge_reloads_total",
 			Help: "Reloads of the configuration by result: good or refused."}, []string{"result"}),
 		loaded: prometheus.NewGauge(prometheus.GaugeOpts{Name: "ringback_edge_config_loaded_timestamp_seconds",
 			Help: "When the configuration in use was read."}),
 		entries: prometheus.NewDesc("ringback_edge_inbox_entries", "Entries of the inbox by kind (event or action), name and state (pending, done, dead).", []string{"kind", "name", "state"}, nil),
 	}
-	m.registry.MustRegister(m.requests, m.accepts, m.events, m.unrouted, m.attempts, m.seconds, m.reloads, m.loaded, m,
+	m.registry.MustRegister(m.requests, m.accepts, m.events, m.unrouted, m.attempts, m.seconds, m.looks, m.missed, m.reloads, m.loaded, m,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.loaded.SetToCurrentTime()
 	return m
@@ -93,6 +99,16 @@ func (m *metrics) planned(source string, actions int) {
 func (m *metrics) attempt(a *action, why reason, o inbox.Outcome) {
 	m.attempts.WithLabelValues(a.name, a.kind, string(why), string(o.State)).Inc()
 	m.seconds.WithLabelValues(a.kind).Observe(o.At.Sub(o.Started).Seconds())
+}
+
+// look counts a look for what did not arrive, and what it found.
+func (m *metrics) look(source string, found int, err error) {
+	result := "good"
+	if err != nil {
+		result = "failed"
+	}
+	m.looks.WithLabelValues(source, result).Inc()
+	m.missed.WithLabelValues(source).Add(float64(found))
 }
 
 // reload counts a reload.

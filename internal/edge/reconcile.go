@@ -206,6 +206,7 @@ func (e *Edge) Reconcile(ctx context.Context, now time.Time, due func(server, so
 			continue
 		}
 		n, err := r.look(ctx, now, d.receiver(r.source))
+		e.metrics.look(r.source, n, err)
 		if found += n; n > 0 {
 			e.log.Warn("events that did not arrive", "server", r.name, "source", r.source, "count", n)
 		}

@@ -282,6 +282,14 @@ data: %q
 		if got := fmt.Sprint(resent()); got != want {
 			t.Errorf("uri %q: sent again %s, want %s", uri, got, want)
 		}
+		result := "good"
+		if uri == "" {
+			result = "failed"
+		}
+		if _, text := w.send("GET", w.Admin()+"/metrics", http.Header{}, ""); !strings.Contains(text, `ringback_edge_reconciles_total{result="`+result+`",source="s"} 1`) ||
+			!strings.Contains(text, fmt.Sprintf(`ringback_edge_reconciled_total{source="s"} %d`, strings.Count(want, "msg_")-strings.Count(want, "msg_2"))) {
+			t.Errorf("the metrics are %s", text)
+		}
 		w.stop()
 	}
 }
