@@ -310,7 +310,6 @@ func (s *sample) stop() {
 type message struct {
 	id, body, signature string
 	at                  time.Time
-	header              http.Header
 }
 
 func event(kind, job string) string {
