@@ -334,9 +334,11 @@ func TestRowsFallBack(t *testing.T) {
 		down = false
 		mu.Unlock()
 		time.Sleep(time.Minute)
+		x.start(1) // One row tries whether it is back; meanwhile others would run on the fallback.
+		x.wait.Wait()
 		x.start(10)
 		x.wait.Wait()
-		if x.answered("a") != 10 {
+		if x.answered("a") != 11 {
 			t.Errorf("%d rows on the back-end that is back", x.answered("a"))
 		}
 	})
